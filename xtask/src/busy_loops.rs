@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Threads that never sleep, at normal priority. Dropping it ends them.
+/// Threads that never sleep, at normal priority. Dropping the value ends the threads.
 #[derive(Debug)]
 pub(crate) struct BusyLoops {
     stop: Arc<AtomicBool>,
@@ -12,7 +12,7 @@ pub(crate) struct BusyLoops {
 }
 
 impl BusyLoops {
-    /// Starts `count` busy loops.
+    /// Starts `count` threads.
     pub(crate) fn start(count: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let spin = |stop: Arc<AtomicBool>| {
@@ -30,7 +30,7 @@ impl Drop for BusyLoops {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // A loop that only spins cannot panic.
+            // Ignore the result: a thread that only spins cannot panic.
             thread.join().unwrap_or_default();
         }
     }

@@ -27,17 +27,20 @@ pub(crate) struct DemoArguments {
     no_shell: bool,
 }
 
+/// Kernel of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum KernelName {
     Uml,
     Qemu,
 }
 
+/// Tag of the share, and name of its mount point in the guest.
 const TAG: &str = "demo";
 
 /// The file that the guest writes and the host reads.
 const REPLY: &str = "written-by-the-guest.txt";
 
+/// Builds pinhole, shares a directory, boots a guest, and shows what both sides see.
 pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
     let began = Instant::now();
     let temporary = if arguments.dir.is_none() { Some(small_tree()?) } else { None };
@@ -99,11 +102,12 @@ fn try_next(program: &Path) {
     }
 }
 
+/// Prints the heading of a step.
 fn step(number: u8, what: &str) {
     say(format!("{number}. {what}"));
 }
 
-/// Boots the guest and runs the script in it; on a terminal, a shell follows.
+/// Boots the guest and runs [`SCRIPT`] in it. On a terminal, a shell follows.
 fn boot(arguments: &DemoArguments, socket: &Path) -> Outcome {
     let guest = match arguments.kernel {
         KernelName::Uml => Guest::uml(),
@@ -128,7 +132,7 @@ fn boot(arguments: &DemoArguments, socket: &Path) -> Outcome {
     Ok(())
 }
 
-/// Fetches the guest's parts while the compiler works.
+/// Builds pinhole, and fetches the parts of the guest at the same time.
 fn prepare(kernel: KernelName) -> Outcome {
     let parts: &[Part] = match kernel {
         KernelName::Uml => &[Part::Base],
@@ -143,6 +147,7 @@ fn prepare(kernel: KernelName) -> Outcome {
     })
 }
 
+/// Builds pinhole with the profile `demo`.
 fn build() -> Outcome {
     run(workspace::cargo().args([
         "build",
@@ -156,6 +161,7 @@ fn build() -> Outcome {
     ]))
 }
 
+/// Creates the directory that is shared without DIR.
 fn small_tree() -> Outcome<tempfile::TempDir> {
     let folder = tempfile::Builder::new()
         .prefix("pinhole-demo-")
@@ -171,6 +177,8 @@ fn small_tree() -> Outcome<tempfile::TempDir> {
     Ok(folder)
 }
 
+/// Script of the guest: shows the share, writes [`REPLY`], and prints how long some operations
+/// take.
 const SCRIPT: &str = r#"
 cd /mnt/demo
 show() { sed 's/^/   /'; }
@@ -191,7 +199,7 @@ a=$(now); dd if=$d/big of=/dev/null bs=1M 2>/dev/null; t $a $(now) "read 64 MiB,
 a=$(now); rm -r $d; t $a $(now) "remove all of it"
 "#;
 
-/// Returns what the guest wrote, as the host reads it.
+/// Reads the file [`REPLY`] on the host.
 fn reply_in(shared: &Path) -> Outcome<String> {
     let reply = shared.join(REPLY);
     fs::read_to_string(&reply).map_err(Failure::io(format!("cannot read {}", reply.display())))

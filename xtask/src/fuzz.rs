@@ -26,15 +26,15 @@ pub(crate) struct FuzzArguments {
     seed: u32,
     /// Run only this target
     target: Option<String>,
-    /// Starts from an empty corpus and stops after a number of inputs.
+    /// Whether to start from an empty corpus and to stop after a fixed number of inputs.
     #[arg(skip)]
     as_check: bool,
 }
 
 impl FuzzArguments {
-    /// Returns the arguments for `cargo xtask test`: every target, a fixed seed, an empty corpus,
-    /// and the same number of inputs on every machine. So a faster machine finds no fault that a
-    /// slower one misses.
+    /// Returns the arguments of the check `fuzz` in `cargo xtask test`: every target, a fixed seed,
+    /// an empty corpus, and the same number of inputs on every host. So a faster host finds no
+    /// fault that a slower host misses.
     pub(crate) fn as_check() -> Self {
         Self { seconds: TEST_SECONDS_MAX, seed: TEST_SEED, target: None, as_check: true }
     }
@@ -43,17 +43,19 @@ impl FuzzArguments {
 /// Seed for `cargo xtask test`: an arbitrary number that never changes.
 const TEST_SEED: u32 = 20_807;
 
-/// Time limit of a target in `cargo xtask test`, in seconds: ten times what the slowest one needs.
+/// Time limit of a target in `cargo xtask test`, in seconds: ten times what the slowest
+/// target needs.
 const TEST_SECONDS_MAX: u32 = 200;
 
-/// Returns the number of inputs for `target`, or `None` where the time decides.
+/// Returns the number of inputs after which `target` stops, or `None` if only the time limits it.
 ///
-/// 25,000 inputs take twenty seconds in the slowest target, which makes a directory for each input.
-/// Decoding a message takes two microseconds.
+/// 25,000 inputs take 20 s in the slowest target, which creates a directory for each input. The
+/// target `decode_request` needs 2 us for an input.
 fn inputs_max(target: &str, arguments: &FuzzArguments) -> Option<u32> {
     arguments.as_check.then_some(if target == "decode_request" { 2_000_000 } else { 25_000 })
 }
 
+/// Runs the selected targets, one after another.
 pub(crate) fn main(arguments: &FuzzArguments) -> Outcome {
     ensure(&[Part::Tools])?;
     let targets = match &arguments.target {
@@ -103,8 +105,8 @@ fn build(target: Option<&str>) -> Outcome {
 
 /// Returns the command `cargo fuzz VERB` for a stable compiler and the build folder.
 ///
-/// Each crate is compiled in sixteen pieces. With one piece, the default of cargo-fuzz, one core
-/// would compile the big crates one after another.
+/// Each crate is compiled in 16 codegen units. With one unit, the default of cargo-fuzz, a single
+/// core would compile the big crates one after another.
 fn cargo_fuzz(verb: &str) -> Outcome<Command> {
     let program = Pieces::locate().tool("cargo-fuzz").map_err(|error| Failure::new(error.to_string()))?;
     let mut command = Command::new(program);
@@ -150,6 +152,7 @@ fn run_target(target: &str, arguments: &FuzzArguments) -> Outcome {
     })
 }
 
+/// Returns the path of the newest file in a folder of failing inputs.
 fn newest_artifact(folder: &Path) -> Option<String> {
     let files = fs::read_dir(folder).ok()?.filter_map(Result::ok);
     let newest = files.max_by_key(|file| file.metadata().and_then(|metadata| metadata.modified()).ok())?;

@@ -1,8 +1,8 @@
 //! `cargo xtask bench | surface | coherence`: builds the program of the crate `pinhole-bench`,
 //! fetches the parts that it needs, and starts it.
 //!
-//! That program reads the options of these commands and has their help. It is a crate of its own,
-//! so that `cargo xtask demo` does not compile it.
+//! That program reads the options of these commands and prints their help. It has a crate of its
+//! own, so that `cargo xtask demo` does not compile it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -14,13 +14,13 @@ use crate::guest::{Part, ensure, ensure_program};
 use crate::step::{Failure, Outcome, cannot_start, ended, run};
 use crate::workspace;
 
-/// Name of the program.
+/// Name of the package and of its program.
 const PROGRAM: &str = "pinhole-bench";
 
 /// Profile of the build that only prints help: the fastest build.
 const HELP_PROFILE: &str = "xtask";
 
-/// Options, which `pinhole-bench` reads.
+/// Options that `pinhole-bench` reads.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct MeasureArguments {
@@ -29,7 +29,7 @@ pub(crate) struct MeasureArguments {
     options: Vec<OsString>,
 }
 
-/// Command of `pinhole-bench`.
+/// Command of `pinhole-bench` that measures something.
 #[derive(Debug)]
 pub(crate) struct Measurement {
     name: &'static str,
@@ -37,14 +37,14 @@ pub(crate) struct Measurement {
     profile: &'static str,
 }
 
-/// Measures speed.
+/// The command `bench`: measures speed.
 pub(crate) const BENCH: Measurement = Measurement { name: "bench", profile: "release" };
 
-/// Measures reach. The profile `demo` makes the same system calls as a release build, in half the
-/// build time.
+/// The command `surface`: measures reach. The profile `demo` makes the same system calls as a
+/// release build, in half the build time.
 pub(crate) const SURFACE: Measurement = Measurement { name: "surface", profile: "demo" };
 
-/// Compares behavior, with the profile of [`SURFACE`].
+/// The command `coherence`: compares behavior. It has the profile of [`SURFACE`].
 pub(crate) const COHERENCE: Measurement = Measurement { name: "coherence", profile: "demo" };
 
 /// Builds and starts the program. Returns only if that fails: the program replaces this process.
@@ -54,7 +54,7 @@ pub(crate) fn main(measurement: &Measurement, arguments: &MeasureArguments) -> O
         build(HELP_PROFILE, &[PROGRAM])?;
         return start(program(HELP_PROFILE).arg(measurement.name).args(options));
     }
-    // Before the build, which would count as load.
+    // Read before the build, because the build would count as load.
     let load = host_load();
     complain(format!("building pinhole and {PROGRAM}"));
     build(measurement.profile, &["pinhole", PROGRAM])?;
@@ -72,12 +72,15 @@ fn build(profile: &str, packages: &[&str]) -> Outcome {
     run(&mut command)
 }
 
+/// Returns a command that starts the program that was built with `profile`.
 fn program(profile: &str) -> Command {
     Command::new(workspace::target().join(profile).join(PROGRAM))
 }
 
-/// Runs `command`, which prints what the measurement needs, and fetches that: `part NAME` is a part
-/// of the test guests, `program NAME` a program of this host.
+/// Runs `command`, which prints the needs of the measurement, and fetches them.
+///
+/// Each need is one line (`Need` in tests/bench/src/needs.rs): `part NAME` for a part of the test
+/// guests, or `program NAME` for a program of this host.
 fn fetch_needs(command: &mut Command) -> Outcome {
     let output = command.output().map_err(cannot_start(command))?;
     ended(command, output.status, &String::from_utf8_lossy(&output.stderr))?;
@@ -93,17 +96,18 @@ fn fetch_needs(command: &mut Command) -> Outcome {
     ensure(&parts)
 }
 
+/// Returns the error for a line that names no known need.
 fn unknown_need(need: &str) -> Failure {
     Failure::new(format!("{PROGRAM} needs `{need}`, which is unknown"))
 }
 
-/// Replaces this process by `command`, so that the user sees its exit code and its output only.
+/// Replaces this process by `command`, so that the user sees only its output and its exit code.
 fn start(command: &mut Command) -> Outcome {
     let error = command.exec();
     Err(cannot_start(command)(error))
 }
 
-/// Returns the load average of the last minute.
+/// Returns the load average of the last minute, or `unknown`.
 fn host_load() -> String {
     let all = std::fs::read_to_string(Path::new("/proc/loadavg")).unwrap_or_default();
     all.split(' ').next().unwrap_or("unknown").to_owned()

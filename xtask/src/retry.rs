@@ -10,7 +10,7 @@ use crate::console::say;
 use crate::step::{Failure, Outcome, cannot_start, ended};
 use crate::workspace;
 
-/// Tests of one suite.
+/// Selected tests of one suite.
 #[derive(Debug, Clone)]
 pub(crate) struct Selection {
     pub(crate) suite: String,
@@ -40,8 +40,8 @@ impl Selection {
     }
 }
 
-/// Returns a command that builds and runs one suite. The whole workspace is selected, because for a
-/// single package cargo selects other features and rebuilds everything.
+/// Returns a command that builds and runs one suite. The command selects the whole workspace: for a
+/// single package, cargo would select other features and rebuild everything.
 fn test_command(suite: &str) -> Command {
     let mut command = workspace::cargo();
     command.args(["test", "--workspace", "--test", suite]);
@@ -56,7 +56,7 @@ fn listed_below(path: &str, list: &str) -> Vec<String> {
     tests.filter(is_below).map(str::to_owned).collect()
 }
 
-/// File in which the test harness records tests whose guest kernel panicked.
+/// File in which the harness records the tests whose guest kernel panicked.
 #[derive(Debug)]
 pub(crate) struct PanicFile(PathBuf);
 
@@ -71,6 +71,7 @@ impl PanicFile {
         Ok(Self(path))
     }
 
+    /// Returns the recorded tests, in the order of their panics.
     fn recorded(&self) -> Outcome<Vec<String>> {
         panicked_tests(&self.0).map_err(Failure::io(format!("cannot read {}", self.0.display())))
     }
@@ -86,7 +87,7 @@ impl PanicFile {
         }
     }
 
-    /// Runs `tests` of `suite`, or all of its tests if there are none in the list.
+    /// Does the work of [`PanicFile::run_suite`]. An empty list of tests selects the whole suite.
     fn run_tests(&self, suite: &str, tests: &[String]) -> (usize, Outcome) {
         let recorded_before = self.recorded().map(|tests| tests.len());
         let (failed, outcome) = match self.run(suite, tests) {
@@ -107,11 +108,11 @@ impl PanicFile {
         (again.len(), self.run(suite, &again).and_then(|(_, outcome)| outcome))
     }
 
-    /// Runs these tests, or all if the list is empty, shows their output, and returns the tests
-    /// that failed.
+    /// Runs `tests`, or the whole suite if the list is empty, and shows the output. Returns the
+    /// tests that failed, and the outcome of the suite.
     fn run(&self, suite: &str, tests: &[String]) -> Outcome<(Vec<String>, Outcome)> {
         let mut command = test_command(suite);
-        // Two at a time, for a host with two cores: with more, measured times mean nothing.
+        // Two tests at a time, for a host with two cores: with more, measured times mean nothing.
         command.args(["--", "--test-threads=2"]);
         if !tests.is_empty() {
             command.arg("--exact").args(tests);
@@ -134,8 +135,8 @@ fn failed_test(line: &str) -> Option<String> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned)
 }
 
-/// Returns whether a guest kernel panicked in each test that failed. An empty list means that the
-/// suite failed for another reason.
+/// Returns whether a guest kernel panicked in each test that failed. Returns false if no test
+/// failed: then the suite failed for another reason.
 fn guest_panicked_in_all(failed: &[String], panicked: &[String]) -> bool {
     !failed.is_empty() && failed.iter().all(|test| panicked.contains(test))
 }

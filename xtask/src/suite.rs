@@ -31,6 +31,7 @@ pub(crate) struct TestArguments {
     list: bool,
 }
 
+/// Check of the project, with a name for `--only`.
 #[derive(Debug, Clone)]
 struct Check {
     name: String,
@@ -38,21 +39,26 @@ struct Check {
     action: Action,
 }
 
+/// Work of a check.
 #[derive(Debug, Clone)]
 enum Action {
-    /// Runs `cargo` with these words, without tests.
+    /// Runs `cargo` with these arguments. They run no tests.
     Cargo(Vec<String>),
     /// Runs the tests in the sources of all packages.
     Unit,
-    /// Runs one suite, or the tests of it that the path selects. The kernel of a guest may panic
-    /// once.
+    /// Runs the selected tests of one suite. Tests that fail because a guest kernel panicked run
+    /// once more.
     Suite(Selection),
+    /// Runs `cargo xtask tidy`.
     Tidy,
+    /// Runs cargo-deny, which checks licenses and sources of dependencies.
     Deny,
+    /// Runs the fuzz targets for a fixed number of inputs.
     Fuzz,
 }
 
 impl Action {
+    /// Returns whether the action runs code of the project, beside which busy loops make sense.
     const fn runs_tests(&self) -> bool {
         match self {
             Self::Unit | Self::Suite(_) | Self::Fuzz => true,
@@ -61,6 +67,7 @@ impl Action {
     }
 }
 
+/// Runs the selected checks and prints a summary.
 pub(crate) fn main(arguments: &TestArguments) -> Outcome {
     let suites = suites::all()?;
     if arguments.list {
@@ -99,20 +106,28 @@ pub(crate) fn main(arguments: &TestArguments) -> Outcome {
     summarize(&rows, retried)
 }
 
-/// Result of one check.
+/// Row of the summary: the results of all repetitions of one check.
 struct Row<'c> {
     name: &'c str,
+    /// Number of repetitions that passed.
     passed: u16,
+    /// Number of repetitions.
     times: u16,
+    /// Time of all repetitions together.
     took: Duration,
 }
 
 impl Row<'_> {
+    /// Returns whether every repetition passed.
     const fn is_passed(&self) -> bool {
         self.passed == self.times
     }
 }
 
+/// Prints the summary.
+///
+/// # Errors
+/// Fails if a check failed.
 fn summarize(rows: &[Row<'_>], retried: usize) -> Outcome {
     say("\n== summary");
     for row in rows {
@@ -153,7 +168,7 @@ fn checks(suites: &[Suite]) -> Vec<Check> {
     all
 }
 
-/// Returns the names that `--only` takes: all checks, and below each suite its modules.
+/// Returns the names that `--only` takes: all checks, and `SUITE::MODULE` after each suite.
 fn names(suites: &[Suite]) -> Vec<String> {
     let with_modules = |check: &Check| {
         let suite = suites.iter().find(|suite| suite.name == check.name);
@@ -164,7 +179,7 @@ fn names(suites: &[Suite]) -> Vec<String> {
     checks(suites).iter().flat_map(with_modules).collect()
 }
 
-/// Returns the check that `--only` names: one of `all`, or a part of a suite.
+/// Returns the check that `--only` names: one of `all`, or a module or test of a suite.
 fn choose(name: &str, all: &[Check], suites: &[Suite]) -> Outcome<Check> {
     let unknown = || {
         Failure::new(format!(
@@ -184,6 +199,8 @@ fn choose(name: &str, all: &[Check], suites: &[Suite]) -> Outcome<Check> {
     Ok(Check { name: name.to_owned(), needs: suite.needs_of(Some(module)), action: Action::Suite(selection) })
 }
 
+/// Runs a check once. Adds to `retried` the number of tests that ran again after a guest kernel
+/// panic.
 fn perform(action: &Action, (panic_file, retried): (&PanicFile, &mut usize)) -> Outcome {
     match action {
         Action::Cargo(words) => run(workspace::cargo().args(words)),

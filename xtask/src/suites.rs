@@ -1,8 +1,9 @@
-//! The test suites of the workspace, as cargo knows them: their modules with tests, and what each
-//! needs on the host.
+//! The test suites of the workspace, from the output of `cargo metadata`: their modules with tests,
+//! and what suites and modules need on the host.
 //!
 //! A suite is a test binary. The `Cargo.toml` of its package has a line for it in
-//! `[package.metadata.suites]`, and may have lines for modules that need more than the rest of it.
+//! `[package.metadata.suites]`, and may have lines for modules that need more than the rest of the
+//! suite.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,9 +22,10 @@ pub(crate) struct Suite {
     pub(crate) name: String,
     /// Path of its first source file.
     pub(crate) source: PathBuf,
-    /// Modules with tests directly below its root, sorted. A suite in one file has none.
+    /// Modules with tests directly below the root of the suite, sorted by name. A suite in one file
+    /// has no modules.
     pub(crate) modules: Vec<Module>,
-    /// What each of its modules needs.
+    /// What every module of the suite needs.
     pub(crate) needs: Needs,
 }
 
@@ -33,7 +35,7 @@ pub(crate) struct Module {
     pub(crate) name: String,
     /// Path of its first source file.
     pub(crate) source: PathBuf,
-    /// What it needs beside the needs of its suite.
+    /// What the module needs beside the needs of its suite.
     pub(crate) needs: Needs,
 }
 
@@ -60,10 +62,11 @@ pub(crate) struct Needs {
     pub(crate) programs: Vec<String>,
 }
 
-/// Returns the suites of all packages: packages in the order of the workspace, suites sorted.
+/// Returns the suites of all packages, in the order of the workspace. The suites of a package are
+/// sorted by name.
 ///
 /// # Errors
-/// Fails if cargo does, if a suite has no line in `[package.metadata.suites]`, or if a line there
+/// Fails if cargo fails, if a suite has no line in `[package.metadata.suites]`, or if a line there
 /// cannot be understood.
 pub(crate) fn all() -> Outcome<Vec<Suite>> {
     let mut command = workspace::cargo();
@@ -121,7 +124,7 @@ fn of_package(package: &Value, modules: impl Fn(&Path) -> Outcome<Vec<Module>>) 
     Ok(all)
 }
 
-/// Reads a line of `[package.metadata.suites]`: `{ parts = [..], programs = [..] }`.
+/// Parses a line of `[package.metadata.suites]`: `{ parts = [..], programs = [..] }`.
 fn parse_needs(line: &Value) -> Result<Needs, String> {
     let mut needs = Needs::default();
     for (key, values) in line.as_object().ok_or("not a table")? {
@@ -137,6 +140,7 @@ fn parse_needs(line: &Value) -> Result<Needs, String> {
     Ok(needs)
 }
 
+/// Parses the name of a part of the test guests.
 fn parse_part(name: &str) -> Result<Part, String> {
     Part::named(name).ok_or(format!("unknown part {name} (`cargo xtask guest --help` lists them)"))
 }
@@ -159,6 +163,7 @@ fn modules(source: &Path) -> Outcome<Vec<Module>> {
     Ok(found)
 }
 
+/// Returns the paths of the entries of a folder.
 fn entries(folder: &Path) -> Outcome<Vec<PathBuf>> {
     let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>();
     read().map_err(Failure::io(format!("cannot read {}", folder.display())))

@@ -48,17 +48,21 @@ pub(super) fn packages(part: Part) -> &'static [&'static str] {
             "util-linux",
             "xz-utils",
         ],
-        // qemu-utils contains qemu-storage-daemon, which provides the disk with a log.
+        // qemu-utils contains qemu-storage-daemon: it serves a disk and logs each write to the
+        // disk.
         Part::Disks => &["btrfs-progs", "e2fsprogs", "qemu-utils", "xfsprogs"],
         Part::Tools => &[],
     }
 }
 
+/// Returns the key of a part: Debian release, version of the recipe, packages and folder. The
+/// folder counts because `set_library_paths` writes it into a program.
 pub(super) fn key(part: Part, place: &Path) -> String {
     format!("{RELEASE} {RECIPE} {} at {}\n", packages(part).join(","), place.display())
 }
 
-/// Unpacks the packages of a part into `building`. The caller then renames it to `place`.
+/// Unpacks the packages of a part into the folder `building`. The caller then renames that folder
+/// to `place`.
 pub(super) fn build(part: Part, building: &Path, place: &Path) -> Outcome {
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::new(
@@ -83,7 +87,8 @@ pub(super) fn build(part: Part, building: &Path, place: &Path) -> Outcome {
     }
 }
 
-/// Installs a missing program on this machine, from the Debian package of the same name.
+/// Installs the program `name` on this host if it is missing, from the Debian package of the same
+/// name.
 pub(crate) fn ensure_program(name: &str) -> Outcome {
     if Command::new(name).arg("--version").output().is_ok() {
         return Ok(());
@@ -100,10 +105,10 @@ pub(crate) fn ensure_program(name: &str) -> Outcome {
     })
 }
 
-/// Writes the paths of the tree's loader and libraries into User-mode Linux.
+/// Writes the paths of the loader and the libraries of this part into User-mode Linux.
 ///
-/// The C library of the host may be older than the one that it needs. It cannot be started through
-/// another loader, because it executes itself again.
+/// The host may have an older C library than User-mode Linux needs. To start User-mode Linux
+/// through the loader of this part is not enough, because the program executes itself again.
 fn set_library_paths(building: &Path, place: &Path) -> Outcome {
     let libraries = "usr/lib/x86_64-linux-gnu";
     let loader = format!("{libraries}/ld-linux-x86-64.so.2");
@@ -123,7 +128,7 @@ fn set_library_paths(building: &Path, place: &Path) -> Outcome {
     )
 }
 
-/// Makes the files of package scripts that a test guest needs.
+/// Creates the files that a test guest needs and that scripts of packages would create.
 fn complete_userland(building: &Path) -> Outcome {
     let templates = building.join("usr/share/base-passwd");
     for (template, name) in [("passwd.master", "etc/passwd"), ("group.master", "etc/group")] {
@@ -134,7 +139,7 @@ fn complete_userland(building: &Path) -> Outcome {
         symlink(target, building.join(name))
             .map_err(Failure::io(format!("cannot link {name} of the userland")))?;
     }
-    // The harness mounts the extra files and the shares of a guest here.
+    // Mount points: the harness mounts the extra files of a guest and its shares at these.
     for name in ["extra", "mnt"] {
         fs::create_dir_all(building.join(name))
             .map_err(Failure::io(format!("cannot create /{name} of the userland")))?;

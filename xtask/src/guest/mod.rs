@@ -4,8 +4,8 @@
 //! leaves no incomplete part, and the next fetch continues with the first missing part. Each part
 //! contains a key that describes its contents. A part whose key has changed is fetched again.
 //!
-//! Packages come by name from the Debian release in `debian.rs`, through apt as this machine has it
-//! configured. They are only unpacked: no script of a package runs.
+//! `debian.rs` names the packages and their Debian release. apt fetches them with the configuration
+//! of this host. Packages are only unpacked: no script of a package runs.
 
 mod debian;
 mod part;
@@ -51,6 +51,7 @@ pub(crate) struct GuestArguments {
 /// File in each part that contains its key.
 const KEY_FILE: &str = ".key";
 
+/// Fetches the selected parts.
 pub(crate) fn main(arguments: &GuestArguments) -> Outcome {
     let chosen = [
         (Part::Base, arguments.base),
@@ -86,13 +87,14 @@ pub(crate) fn ensure(parts: &[Part]) -> Outcome {
     Ok(())
 }
 
+/// Returns whether a part has been fetched and its key has not changed.
 fn is_current(part: Part, folder: &Path) -> bool {
     let place = folder.join(part.name());
     fs::read_to_string(place.join(KEY_FILE)).is_ok_and(|key| key == key_of(part, &place))
 }
 
-/// Returns a text that describes the contents of a part. It contains `place` if the part cannot be
-/// moved.
+/// Returns the key of a part: a text that describes its contents. The key contains `place` if the
+/// part works only in that folder.
 fn key_of(part: Part, place: &Path) -> String {
     match part {
         Part::Base | Part::Qemu | Part::Userland | Part::Disks => debian::key(part, place),
@@ -100,6 +102,7 @@ fn key_of(part: Part, place: &Path) -> String {
     }
 }
 
+/// Fetches one part and replaces its earlier version.
 fn fetch(part: Part, folder: &Path) -> Outcome {
     let began = Instant::now();
     let place = folder.join(part.name());
@@ -121,6 +124,7 @@ fn fetch(part: Part, folder: &Path) -> Outcome {
     Ok(())
 }
 
+/// Returns the names of the packages or tools in a part, for a message.
 fn content_names(part: Part) -> String {
     match part {
         Part::Base | Part::Qemu | Part::Userland | Part::Disks => debian::packages(part).join(", "),

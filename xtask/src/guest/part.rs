@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::step::{Failure, Outcome};
 
-/// Part of the folder that is fetched separately.
+/// Part of the guest folder. Each part is fetched separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// User-mode Linux, busybox, virtiofsd and kernel headers.
@@ -29,6 +29,7 @@ impl Part {
         Self::ALL.into_iter().find(|part| part.name() == name)
     }
 
+    /// Returns the name of the part, which is also the name of its folder.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
@@ -40,7 +41,7 @@ impl Part {
     }
 }
 
-/// Removes a folder, which need not exist.
+/// Removes a folder with its contents. Succeeds if the folder does not exist.
 pub(crate) fn remove_folder(folder: &Path) -> Outcome {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -8,14 +8,16 @@ use crate::console::say;
 use crate::step::{Failure, Outcome, run_quietly};
 use crate::workspace;
 
+/// Package of crates.io that is built on this host.
 struct Tool {
     name: &'static str,
     version: &'static str,
+    /// Options of `cargo install`.
     options: &'static [&'static str],
 }
 
-/// Tools with their versions. Programs that only start other programs are built without
-/// optimization: so two cores build cargo-deny in 75 s.
+/// Tools with their versions. A tool whose own speed does not matter is built without optimization,
+/// which saves build time: two cores build cargo-deny in 75 s.
 const TOOLS: [Tool; 4] = [
     Tool { name: "pjdfstest", version: "0.2.2", options: &["--profile", "dev"] },
     Tool { name: "fsx", version: "0.3.1", options: &[] },
@@ -23,10 +25,12 @@ const TOOLS: [Tool; 4] = [
     Tool { name: "cargo-deny", version: "0.20.2", options: &["--profile", "dev", "--no-default-features"] },
 ];
 
+/// Returns the names of all tools.
 pub(super) fn names() -> Vec<&'static str> {
     TOOLS.iter().map(|tool| tool.name).collect()
 }
 
+/// Returns the key of the part: name, version and options of each tool, one tool a line.
 pub(super) fn key() -> String {
     let describe = |tool: &Tool| format!("{} {} {}\n", tool.name, tool.version, tool.options.join(" "));
     TOOLS.iter().map(describe).collect()
@@ -34,7 +38,7 @@ pub(super) fn key() -> String {
 
 /// Installs the tools that are missing into `building`, a cargo installation root.
 ///
-/// Tools that are already in `place`, the root in use, are copied. `build` keeps what an
+/// Tools that are already in `place`, the root in use, are copied. `target_dir` keeps what an
 /// interrupted run had compiled.
 pub(super) fn build(building: &Path, place: &Path, target_dir: &Path) -> Outcome {
     if place.exists() && !building.exists() {
@@ -58,7 +62,8 @@ pub(super) fn build(building: &Path, place: &Path, target_dir: &Path) -> Outcome
     remove_folder(target_dir)
 }
 
-/// Copies the programs, and the records of cargo that say how each was built.
+/// Copies the installed programs from `place` to `building`, and the records of cargo that say how
+/// each program was built.
 fn copy_installed(place: &Path, building: &Path) -> io::Result<()> {
     fs::create_dir_all(building.join("bin"))?;
     for record in [".crates.toml", ".crates2.json"] {

@@ -9,10 +9,10 @@ use super::modules::Crate;
 use super::scope::NamedPath;
 use super::source::Source;
 
-/// Page that explains the tables below.
+/// Page that explains the tables of this file.
 const PAGE: &str = "docs/internals/architecture.md";
 
-/// Folder of the modules below.
+/// Folder of the modules of the daemon.
 const DAEMON: &str = "daemon/src/";
 
 /// Folder of a crate, and the crates of this workspace that it may depend on. Dev-dependencies are
@@ -33,7 +33,7 @@ const PURE: [&str; 3] = ["protocol", "policy", "dax-cache"];
 /// Modules of `std` that a pure crate must not name.
 const EFFECTS: [&str; 9] = ["env", "fs", "io", "net", "os", "process", "thread", "time", "random"];
 
-/// Exceptions: a length of time is a value, the clock is not.
+/// Exceptions to [`EFFECTS`]: a length of time is a value, but the clock is an effect.
 const VALUES: [&str; 1] = ["std::time::Duration"];
 
 /// Module of the daemon, and the modules with a row that it may name. A module without a row is a
@@ -48,8 +48,8 @@ const MODULES: [(&str, &[&str]); 7] = [
     ("sandbox", &[]),
 ];
 
-/// The one exception: the threads of `transport` are generic over the file system that `session`
-/// calls.
+/// The only exception to [`MODULES`]: a module, and a path that it may name. The threads of
+/// `transport` are generic over the file system that `session` calls.
 const SEAMS: [(&str, &str); 1] = [("transport", "crate::filesystem::FileSystem")];
 
 /// Crates that a module of the daemon must not name.
@@ -59,8 +59,8 @@ const MODULE_CRATES: [(&str, &[&str]); 3] = [
     ("sandbox", &["pinhole_protocol", "pinhole_dax_cache"]),
 ];
 
-/// Files of the daemon, by the start of their path, and those that they must not use. A re-export
-/// of an item hides no use of it.
+/// Files of the daemon, by the start of their path, and the files that they must not use. A use
+/// through a re-export counts too.
 const FILES: [(&str, &str); 8] = [
     ("passthrough/inodes/", "passthrough/ops/"),
     ("passthrough/files/", "passthrough/ops/"),
@@ -72,7 +72,7 @@ const FILES: [(&str, &str); 8] = [
     ("cli/config.rs", "cli/build.rs"),
 ];
 
-/// Checks the uses between files of the daemon.
+/// Checks the uses between files of the daemon against [`FILES`].
 pub(super) fn check_files(crates: &[Crate<'_>]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for used in crates.iter().flat_map(Crate::uses) {
@@ -89,6 +89,7 @@ pub(super) fn check_files(crates: &[Crate<'_>]) -> Vec<Fault> {
     faults
 }
 
+/// Checks the manifests of the crates and the paths in product code.
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for source in sources {
@@ -109,6 +110,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     faults
 }
 
+/// Checks the dependencies in the manifest of the crate in `folder` against [`CRATES`].
 fn manifest(source: &Source, folder: &str, faults: &mut Vec<Fault>) {
     let Some((_, allowed)) = CRATES.iter().find(|(name, _)| *name == folder) else {
         return;
@@ -131,6 +133,7 @@ fn manifest(source: &Source, folder: &str, faults: &mut Vec<Fault>) {
     }
 }
 
+/// Checks that a pure crate names no module of `std` with effects.
 fn effects(source: &Source, folder: &str, named: &[NamedPath], faults: &mut Vec<Fault>) {
     for path in named {
         let [first, second, ..] = path.segments.as_slice() else { continue };
@@ -143,6 +146,7 @@ fn effects(source: &Source, folder: &str, named: &[NamedPath], faults: &mut Vec<
     }
 }
 
+/// Checks the modules and crates that a file of the daemon names.
 fn modules(source: &Source, path_in_daemon: &str, named: &[NamedPath], faults: &mut Vec<Fault>) {
     let top = path_in_daemon.split('/').next().unwrap_or_default().trim_end_matches(".rs");
     if matches!(top, "lib" | "main") {
@@ -166,12 +170,13 @@ fn modules(source: &Source, path_in_daemon: &str, named: &[NamedPath], faults: &
     }
 }
 
+/// Returns the entries of the row `name` of a table.
 fn row<'a>(table: &[(&str, &'a [&'a str])], name: &str) -> Option<&'a [&'a str]> {
     table.iter().find(|(row, _)| *row == name).map(|(_, entries)| *entries)
 }
 
-/// Returns the top module of the crate that a path names: by `crate::session::...`, or by enough
-/// `super::` to leave the own top module.
+/// Returns the top module of the daemon that a path names: with `crate::session::...`, or with
+/// enough `super::` to leave the top module of the file at `path_in_daemon`.
 fn module_named<'a>(path_in_daemon: &str, segments: &'a [String]) -> Option<&'a str> {
     let ups = segments.iter().take_while(|segment| *segment == "super").count();
     let first = segments.first()?;

@@ -38,8 +38,10 @@ pub(super) fn of(file: &syn::File) -> Vec<Function> {
     reader.found
 }
 
+/// Visitor that collects functions and their calls.
 #[derive(Default)]
 struct CallReader {
+    /// Type or trait whose block is being read.
     owner: Option<String>,
     /// Functions whose bodies are being read, from the outer to the inner.
     open: Vec<Function>,
@@ -47,6 +49,7 @@ struct CallReader {
 }
 
 impl CallReader {
+    /// Adds the function `name`. `read` visits its body.
     fn read_function(&mut self, name: &syn::Ident, read: impl FnOnce(&mut Self)) {
         let owner = self.owner.clone();
         self.open.push(Function { owner, name: name.to_string(), calls: Vec::new() });
@@ -54,6 +57,7 @@ impl CallReader {
         self.found.extend(self.open.pop());
     }
 
+    /// Calls `read` for the content of a block of `owner`.
     fn read_block(&mut self, owner: Option<String>, read: impl FnOnce(&mut Self)) {
         let outer = std::mem::replace(&mut self.owner, owner);
         read(self);
@@ -70,6 +74,7 @@ impl CallReader {
         }
     }
 
+    /// Adds a call to the innermost function. A call outside functions is ignored.
     fn add_call(&mut self, line: usize, owner: Option<String>, name: String, is_method: bool) {
         let own = self.owner.clone();
         let owner = owner.and_then(|owner| if owner == "Self" { own } else { Some(owner) });
@@ -118,8 +123,8 @@ impl<'ast> Visit<'ast> for CallReader {
         visit::visit_expr_call(self, call);
     }
 
-    /// A function of a type may also be passed on, as in `map(Self::decode)`. One word alone is
-    /// a call only in front of arguments.
+    /// A path of several words counts even without arguments, as in `map(Self::decode)`. A path of
+    /// one word counts only with arguments, in `visit_expr_call`.
     fn visit_expr_path(&mut self, path: &'ast syn::ExprPath) {
         if path.path.segments.len() > 1 {
             self.add_path(&path.path);

@@ -1,11 +1,11 @@
-//! Finds files that use one another in a circle.
+//! Finds import cycles: files that use one another, directly or through other files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fault::Fault;
 use super::modules::{Crate, Use};
 
-/// Checks that no files use one another in a circle.
+/// Returns a fault for each import cycle.
 pub(super) fn check(crates: &[Crate<'_>]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for cycle in find(crates) {
@@ -20,7 +20,7 @@ pub(super) fn check(crates: &[Crate<'_>]) -> Vec<Fault> {
     faults
 }
 
-/// Files that all use one another, directly or through others.
+/// Files that all use one another, directly or through other files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cycle<'s> {
     pub(super) files: BTreeSet<&'s str>,
@@ -42,6 +42,8 @@ pub(super) fn find<'s>(crates: &[Crate<'s>]) -> Vec<Cycle<'s>> {
     cycles
 }
 
+/// Returns the import cycles of one crate. Two files are in the same cycle if each reaches the
+/// other.
 fn cycles_among<'s>(uses: &[Use<'s>]) -> Vec<Cycle<'s>> {
     let targets = by_file(uses);
     let reached: BTreeMap<&'s str, BTreeSet<&'s str>> =
@@ -70,7 +72,7 @@ pub(super) fn by_file<'s>(uses: &[Use<'s>]) -> BTreeMap<&'s str, BTreeSet<&'s st
     targets
 }
 
-/// Returns the files that `start` uses, directly or through others.
+/// Returns the files that `start` uses, directly or through other files.
 pub(super) fn reachable<'s>(start: &str, targets: &BTreeMap<&str, BTreeSet<&'s str>>) -> BTreeSet<&'s str> {
     let mut found = BTreeSet::new();
     let mut next = vec![start];

@@ -16,6 +16,7 @@ const SUITES: &str = "docs/internals/testing.md";
 /// Document with the reason for each dependency.
 const REASONS: &str = "docs/internals/dependencies.md";
 
+/// Checks the names in documents, and the reasons for dependencies.
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let existing = existing(sources);
     let defined: BTreeSet<&str> =
@@ -56,7 +57,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     faults
 }
 
-/// Returns every file, and every folder that contains one.
+/// Returns every file, and every folder that contains a file.
 fn existing(sources: &[Source]) -> BTreeSet<&str> {
     let mut all = BTreeSet::new();
     for source in sources {
@@ -142,7 +143,8 @@ fn reasons(sources: &[Source], faults: &mut Vec<Fault>) {
     }
 }
 
-/// Checks that each suite, and each module of it with tests, has a row that says what it tests.
+/// Checks that each suite, and each module with tests of a suite, has a row that says what it
+/// tests.
 pub(super) fn check_suite_rows(sources: &[Source], suites: &[Suite]) -> Vec<Fault> {
     let Some(document) = sources.iter().find(|source| source.file == SUITES) else {
         return Vec::new();

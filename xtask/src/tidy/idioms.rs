@@ -36,7 +36,8 @@ const IDIOMS: [(&str, &str); 26] = [
 /// Longer phrases in which an idiom has its literal meaning.
 const LITERAL: [&str; 4] = ["based upon", "is all one line", "is no more than", "so later"];
 
-/// Checks the lines of prose of one file. An idiom may begin on one line and end on the next.
+/// Adds a fault for each idiom in the lines of prose of one file. An idiom may begin on one line
+/// and end on the next line.
 pub(super) fn check(source: &Source, lines: &[(usize, &str)], faults: &mut Vec<Fault>) {
     let lines: Vec<_> = lines.iter().map(|(number, line)| (*number, plain_words(line))).collect();
     for (at, (number, line)) in lines.iter().enumerate() {
@@ -46,7 +47,7 @@ pub(super) fn check(source: &Source, lines: &[(usize, &str)], faults: &mut Vec<F
         for (idiom, remedy) in IDIOMS {
             let wanted = format!(" {idiom} ");
             let mut begins = both.match_indices(&wanted).map(|(begin, _)| begin);
-            // A begin on the next line is found with the next line.
+            // An idiom that begins on the next line is found when that line comes first.
             if begins.any(|begin| begin <= line.len() && !is_literal(&both, begin, wanted.len())) {
                 faults.push(Fault::new(&source.file, *number, format!("\"{idiom}\" in prose: {remedy}")));
             }
@@ -62,8 +63,8 @@ fn is_literal(text: &str, begin: usize, len: usize) -> bool {
     })
 }
 
-/// Returns the words of a line in lower case, with one space between two, without those in quotes
-/// or backticks.
+/// Returns the words of a line in lower case, with one space between two words. `_` stands for a
+/// text in quotes or backticks.
 fn plain_words(line: &str) -> String {
     let outside: String = line.split(['`', '"']).step_by(2).collect::<Vec<_>>().join(" _ ");
     let words = outside.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());

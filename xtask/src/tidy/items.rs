@@ -27,18 +27,21 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
+/// Visitor that collects `Type::item`.
 #[derive(Default)]
 struct Collector {
-    /// Type whose block is being read.
+    /// Type or trait whose block is being read.
     owner: Option<String>,
     found: BTreeSet<String>,
 }
 
 impl Collector {
+    /// Adds an item of the current type.
     fn add(&mut self, item: &syn::Ident) {
         self.found.extend(self.owner.as_ref().map(|owner| format!("{owner}::{item}")));
     }
 
+    /// Calls `read` for the content of a block of `owner`.
     fn read_block(&mut self, owner: Option<String>, read: impl FnOnce(&mut Self)) {
         let outer = std::mem::replace(&mut self.owner, owner);
         read(self);
@@ -95,6 +98,7 @@ pub(super) fn name_of(ty: &syn::Type) -> Option<String> {
     path.path.segments.last().map(|segment| segment.ident.to_string())
 }
 
+/// Returns the names after `const` and `fn` in a block.
 fn constants_and_functions(block: TokenStream) -> Vec<String> {
     let mut found = Vec::new();
     let mut defines = false;

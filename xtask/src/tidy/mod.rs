@@ -1,5 +1,5 @@
 //! `cargo xtask tidy`: checks rules of the project that no lint can check. Each fault is one line:
-//! the place, the fault, and how to fix it.
+//! the file and line, the fault, and how to fix it.
 //!
 //! | module | subject |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `arrows` | which crate and module may depend on which |
 //! | `shape` | lengths, file headers and forbidden words |
 //! | `docs` | files and items that documents name |
-//! | `pages` | anchors of links, length and beginning of pages |
+//! | `pages` | anchors of links, length and first lines of pages |
 //! | `prose`, `idioms` | width and words of comments and documents, the index of the documents |
 //! | `items` | items that exist in the code |
 //! | `modules` | which file uses which other file |
@@ -51,6 +51,7 @@ pub(crate) struct TidyArguments {
     report: bool,
 }
 
+/// Runs all checks of the project and prints the faults.
 pub(crate) fn main(arguments: &TidyArguments) -> Outcome {
     let sources = project_files(&workspace::root())?;
     let crates = modules::crates(&sources);

@@ -2,8 +2,9 @@
 //!
 //! A file uses another file if its product code names an item that the other file defines: in an
 //! import, or in a path of its code. A re-export (`pub use`) leads to the file that defines the
-//! item, and is itself no use. To declare a module, or to pass through it in a path, is no use
-//! either. Methods have no path and do not count, nor do the `impl` blocks of a type elsewhere.
+//! item, and does not count as a use itself. Neither does the declaration of a module, nor a module
+//! in the middle of a path. Methods do not count, because they have no path. `impl` blocks outside
+//! the file of their type do not count either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,18 +18,19 @@ pub(super) struct Crate<'s> {
     modules: BTreeMap<Vec<String>, CrateModule<'s>>,
 }
 
+/// Module with its file and content.
 #[derive(Debug)]
 struct CrateModule<'s> {
     file: &'s str,
     scope: &'s Scope,
 }
 
-/// One use of an item of another file.
+/// Use of an item of another file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Use<'s> {
     pub(super) from: &'s str,
     pub(super) line: usize,
-    /// The path as it is written.
+    /// Path as the code spells it.
     pub(super) path: String,
     /// File that defines the item.
     pub(super) to: &'s str,
@@ -36,7 +38,8 @@ pub(super) struct Use<'s> {
     pub(super) through: Vec<&'s str>,
 }
 
-/// Imports that one search has followed. An import may lead back to itself.
+/// Imports that a search has followed. The search follows each import once, because imports may
+/// form a cycle.
 type Followed<'s> = Vec<&'s Import>;
 
 /// Place where the item of a path is defined.
@@ -72,6 +75,7 @@ fn is_root(file: &str) -> bool {
 }
 
 impl<'s> Crate<'s> {
+    /// Reads the crate whose top module is `root`.
     fn read(root: &'s Source, files: &BTreeMap<&'s str, &'s Source>) -> Self {
         let mut read = Self { modules: BTreeMap::new() };
         let folder = root.file.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -124,7 +128,8 @@ impl<'s> Crate<'s> {
             let mut known = BTreeSet::new();
             for import in module.scope.imports.iter().filter(|import| !import.public) {
                 if let Some(found) = self.definition(place, &import.path.segments, &mut Followed::new()) {
-                    // An item that is imported by its own name counts once, where it is imported.
+                    // An imported item counts once, at the import: paths that begin with its name
+                    // do not count.
                     known.extend(import.name.as_deref());
                     all.extend(module.uses(&import.path, found));
                 }
@@ -201,7 +206,8 @@ impl<'s> Crate<'s> {
 }
 
 impl<'s> CrateModule<'s> {
-    /// Returns the use of an item that the own code names by `path`, unless it is in the same file.
+    /// Returns the use of the item that this module names by `path`. Returns nothing if the item is
+    /// in the same file.
     fn uses(&self, path: &NamedPath, found: Definition<'s>) -> Option<Use<'s>> {
         let (from, to) = (self.file, found.file);
         let through = found.through.into_iter().filter(|file| *file != from).collect();

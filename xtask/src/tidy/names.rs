@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::fault::Fault;
 use super::modules::Crate;
 
-/// Checks that no crate repeats a name.
+/// Returns a fault for each type name that a crate defines more than once.
 pub(super) fn check(crates: &[Crate<'_>]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for repeated in repeated(crates) {

@@ -1,5 +1,5 @@
-//! Checks the pages of the documentation: anchors of links, length, and how a page begins. Also
-//! checks that comments name only pages that exist.
+//! Checks the pages of the documentation: anchors of links, length and first lines. Also checks
+//! that comments name only pages that exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +14,7 @@ const PAGES: &str = "docs/";
 /// Largest number of lines of a page that a person wrote.
 const LINES_MAX: usize = 250;
 
+/// Returns the faults of all pages, and of comments that name pages.
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let mut faults = Vec::new();
     let documents = || sources.iter().filter(|source| source.is_document());
@@ -23,7 +24,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
         for (number, line) in prose(page) {
             for (target, anchor) in anchored(line) {
                 let place = if target.is_empty() { page.file.clone() } else { resolve(&page.file, target) };
-                // A missing file is the fault of another check.
+                // The module `docs` reports a missing file.
                 if headings.get(place.as_str()).is_some_and(|all| !all.contains(anchor)) {
                     let what = format!("dead anchor #{anchor}: {place} has no such heading");
                     faults.push(Fault::new(&page.file, number, what));
@@ -41,7 +42,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     faults
 }
 
-/// Checks that a page is short, and that a paragraph below its title says what it answers.
+/// Checks that a page is short, and that a paragraph below its title says what the page answers.
 fn shape(page: &Source, faults: &mut Vec<Fault>) {
     let lines = page.text.lines().count();
     if lines > LINES_MAX {
@@ -57,7 +58,7 @@ fn shape(page: &Source, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Checks the pages that comments name.
+/// Checks that comments name only pages that exist.
 fn comments(source: &Source, pages: &BTreeMap<&str, BTreeSet<String>>, faults: &mut Vec<Fault>) {
     for (number, line) in prose(source) {
         let words = line.split(|c: char| !c.is_ascii_alphanumeric() && !"._-/".contains(c));
@@ -76,8 +77,8 @@ fn anchored(line: &str) -> impl Iterator<Item = (&str, &str)> {
     targets.filter(|target| !target.contains("://")).filter_map(|target| target.split_once('#'))
 }
 
-/// Returns the anchors of all headings of a page. Of several headings with one text, the second has
-/// the anchor with `-1`, and so on.
+/// Returns the anchors of all headings of a page. If a heading repeats an earlier one, `-1`
+/// follows its anchor, then `-2`, and so on.
 fn anchors(page: &Source) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for (_, line) in prose(page) {

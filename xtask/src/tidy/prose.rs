@@ -26,8 +26,8 @@ const LONG_TEST_NAMES: [&str; 1] = ["daemon/"];
 /// Pages that a command writes.
 pub(super) const GENERATED: [&str; 1] = ["docs/measured/"];
 
-/// Words for persons and metaphors that stand for technical parts, with the remedy. A word in
-/// quotes or backticks is permitted.
+/// Words for persons and metaphors for technical parts, each with its remedy. A word in quotes or
+/// backticks is permitted.
 const WORDS: [(&str, &str); 13] = [
     ("anybody", PERSON),
     ("crew", "the threads of one kind are queue threads or the offload pool"),
@@ -44,12 +44,16 @@ const WORDS: [(&str, &str); 13] = [
     ("whom", PERSON),
 ];
 
+/// Remedy for a word for a person.
 const PERSON: &str = "name the thread, the request, the guest or the host";
 
-/// Folder of the documents, and its index.
+/// Folder of the documents.
 const DOCS: &str = "docs/";
+
+/// Index of the documents.
 const INDEX: &str = "docs/README.md";
 
+/// Returns the faults in the prose of all files.
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for source in sources {
@@ -77,7 +81,8 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     faults
 }
 
-/// Returns the lines of comments, or of a document without its code blocks.
+/// Returns the lines of prose with their numbers: the comments of a Rust file, or a document
+/// without its code blocks.
 pub(super) fn prose(source: &Source) -> Vec<(usize, &str)> {
     if source.is_rust() {
         return source.lines().filter(|(_, line)| line.trim_start().starts_with("//")).collect();
@@ -97,7 +102,8 @@ pub(super) fn prose(source: &Source) -> Vec<(usize, &str)> {
     found
 }
 
-/// Checks the width. The row of a table is one line, and an address or a path cannot be broken.
+/// Checks the width of a line of prose. Rows of tables are exempt, and so are lines without a
+/// space: an address or a path cannot be broken.
 fn width(source: &Source, number: usize, line: &str, faults: &mut Vec<Fault>) {
     let columns = line.chars().count();
     let text = line.trim_start().trim_start_matches(['/', '!', '-', '#', '>', ' ']);
@@ -107,6 +113,7 @@ fn width(source: &Source, number: usize, line: &str, faults: &mut Vec<Fault>) {
     }
 }
 
+/// Adds a fault for each word of [`WORDS`] in a line.
 fn words(source: &Source, number: usize, line: &str, faults: &mut Vec<Fault>) {
     // Every second piece is in quotes.
     let outside: String = line.split(['`', '"']).step_by(2).collect::<Vec<_>>().join(" ");
@@ -140,7 +147,8 @@ fn test_names(source: &Source, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Checks that the index links each document, or links the README of its folder, which links it.
+/// Checks that each document is linked from docs/README.md or from the README.md of a folder below
+/// docs/.
 fn index(sources: &[Source], faults: &mut Vec<Fault>) {
     let pages = || sources.iter().filter(|source| source.is_document() && source.file.starts_with(DOCS));
     if !pages().any(|page| page.file == INDEX) {

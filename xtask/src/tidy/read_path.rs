@@ -1,7 +1,7 @@
 //! The code path of a READ, as docs/internals/architecture.md describes it.
 //!
-//! The description names files and functions. What counts as a file of the path is every file of
-//! the daemon that the description names. So that the description cannot leave one out:
+//! The description names files and functions. Each file of the daemon that it names is a file of
+//! the path. These rules ensure that the description leaves out no file:
 //!
 //! - The file of each named function is named too.
 //! - Each named function except the first is called by another named function. A function that
@@ -26,7 +26,7 @@ const PAGE: &str = "docs/internals/architecture.md";
 /// Heading of the description.
 const HEADING: &str = "## Path of a READ";
 
-/// Folder whose files count.
+/// Folder of the daemon. Only its files count.
 const FOLDER: &str = "daemon/src/";
 
 /// Largest number of lines of the description.
@@ -43,7 +43,8 @@ const OFF_PATH: [(&str, &str); 4] = [
     ("daemon/src/transport/vhost_user/leases.rs", "requests that meet a lease of a host process"),
 ];
 
-/// Methods that most types of the standard library have too: their names say nothing.
+/// Methods that types of the standard library have too. Their names do not tell which function is
+/// called.
 const COMMON_METHODS: [&str; 8] = ["get", "insert", "len", "map", "next", "push", "remove", "take"];
 
 /// Returns the files of the daemon that the description names.
@@ -52,7 +53,7 @@ pub(super) fn files(sources: &[Source]) -> BTreeSet<&str> {
     named.filter(|name| name.starts_with(FOLDER)).collect()
 }
 
-/// Returns the lines of the description with their numbers.
+/// Returns the lines of the description with their numbers in the page.
 fn section(sources: &[Source]) -> Vec<(usize, &str)> {
     let Some(page) = sources.iter().find(|source| source.file == PAGE) else { return Vec::new() };
     let section = page.lines().skip_while(|(_, line)| *line != HEADING).skip(1);
@@ -61,7 +62,7 @@ fn section(sources: &[Source]) -> Vec<(usize, &str)> {
 
 /// Function that the description names.
 struct Named<'s> {
-    /// Line of the page.
+    /// Line of the page that names it.
     line: usize,
     file: &'s str,
     function: &'s Function,
@@ -110,7 +111,7 @@ fn product(sources: &[Source]) -> impl Iterator<Item = (&str, &Function)> {
     })
 }
 
-/// Returns the functions of types that the description names, in its order.
+/// Returns the functions of types that the description names, in the order of the description.
 fn named<'s>(sources: &'s [Source], product: &[(&'s str, &'s Function)]) -> Vec<Named<'s>> {
     let mut found: Vec<Named<'_>> = Vec::new();
     for (line, text) in section(sources) {
@@ -125,13 +126,13 @@ fn named<'s>(sources: &'s [Source], product: &[(&'s str, &'s Function)]) -> Vec<
     found
 }
 
-/// Returns whether a call may reach a function, judged by names.
+/// Returns whether the names permit that a call reaches a function.
 fn may_call(call: &Call, function: &Function) -> bool {
     let owner = call.is_method || call.owner == function.owner;
     call.name == function.name && owner
 }
 
-/// Adds the calls of named functions that lead to files which the description does not name.
+/// Adds a fault for each call of a named function into a file that the description does not name.
 fn check_calls(
     named: &[Named<'_>],
     files: &BTreeSet<&str>,

@@ -17,6 +17,7 @@ pub(super) fn print(sources: &[Source], crates: &[Crate<'_>]) {
     }
 }
 
+/// Returns the lines of the report.
 fn lines(sources: &[Source], crates: &[Crate<'_>]) -> Vec<String> {
     let mut lines = Vec::new();
     let path = read_path::files(sources);
@@ -39,6 +40,7 @@ fn lines(sources: &[Source], crates: &[Crate<'_>]) -> Vec<String> {
     lines
 }
 
+/// Adds the files of each cycle, and its imports with the line of the first one.
 fn add_cycles(cycles: &[cycles::Cycle<'_>], lines: &mut Vec<String>) {
     lines.push(format!("Import cycles: {}", cycles.len()));
     for cycle in cycles {
@@ -56,7 +58,7 @@ fn add_cycles(cycles: &[cycles::Cycle<'_>], lines: &mut Vec<String>) {
     }
 }
 
-/// Returns the lines of each crate, and of each module of the daemon, by name.
+/// Returns the number of lines of product code of each crate and of each module of the daemon.
 fn product_lines(sources: &[Source], crates: &[Crate<'_>]) -> BTreeMap<String, usize> {
     // A file that only a module for tests declares is in no crate.
     let product: BTreeSet<&str> = crates.iter().flat_map(Crate::files).collect();

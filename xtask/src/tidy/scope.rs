@@ -30,7 +30,7 @@ pub(super) struct Item {
     pub(super) is_type: bool,
 }
 
-/// Child module: of another file, or with its content.
+/// Child module. A module with its own file has no `content`.
 #[derive(Debug, Clone)]
 pub(super) struct Child {
     pub(super) name: String,
@@ -48,13 +48,14 @@ pub(super) struct Scope {
 }
 
 impl Scope {
+    /// Reads the content of the module of a file.
     pub(super) fn of(file: &syn::File) -> Self {
         let mut reader = ScopeReader::default();
         reader.visit_file(file);
         reader.scope
     }
 
-    /// Returns all paths of two or more segments: of imports, of code, and of the modules inside.
+    /// Returns all paths of two or more segments: of imports, of code, and of inner modules.
     pub(super) fn all_paths(&self) -> Vec<NamedPath> {
         let imported = self.imports.iter().map(|import| &import.path);
         let named = imported.chain(&self.paths).filter(|path| path.segments.len() > 1);
@@ -65,14 +66,16 @@ impl Scope {
     }
 }
 
+/// Visitor that collects the content of a module.
 #[derive(Default)]
 struct ScopeReader {
     scope: Scope,
-    /// Depth of function bodies and other blocks: an item in a block is no item of the module.
+    /// Depth of nested blocks. An item in a block is no item of the module.
     blocks: usize,
 }
 
 impl ScopeReader {
+    /// Adds an item, unless it is in a block.
     fn define(&mut self, name: &Ident, is_type: bool) {
         if self.blocks == 0 {
             let line = name.span().start().line;
@@ -80,6 +83,7 @@ impl ScopeReader {
         }
     }
 
+    /// Adds the imports of a `use` tree below the path `prefix`.
     fn import(&mut self, tree: &syn::UseTree, prefix: &[String], public: bool) {
         match tree {
             syn::UseTree::Path(path) => {
@@ -102,6 +106,7 @@ impl ScopeReader {
         }
     }
 
+    /// Adds the import of `name` below `prefix`, which gets the name `local`.
     fn add_import(&mut self, prefix: &[String], name: &Ident, local: &Ident, public: bool) {
         let mut segments = prefix.to_vec();
         let mut local = local.to_string();
@@ -164,7 +169,7 @@ impl<'ast> Visit<'ast> for ScopeReader {
 
     fn visit_item_macro(&mut self, item: &'ast syn::ItemMacro) {
         match &item.ident {
-            // The rules of a macro define nothing: each use does.
+            // The rules of a macro define no items. Each use of the macro does.
             Some(name) => {
                 self.define(name, false);
                 self.scope.paths.extend(paths_in_macro(item.mac.tokens.clone()));
@@ -232,7 +237,7 @@ fn paths_in_macro(tokens: TokenStream) -> Vec<NamedPath> {
             }
             TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
             TokenTree::Group(group) => {
-                // Tokens of groups do not extend a path before the group.
+                // The tokens in a group do not extend a path before the group.
                 found.extend(paths_in_macro(group.stream()));
                 joined = false;
                 colons = 0;
@@ -266,12 +271,14 @@ fn items_in_macro(tokens: TokenStream) -> Vec<Item> {
     found
 }
 
+/// Keyword before the name of an item.
 enum Keyword {
     Type,
     Function,
 }
 
-/// Returns the blocks of types in the arguments of a macro, as in `bitflags! { struct A { ... } }`.
+/// Returns each block of a type in the arguments of a macro, with the name of the type, as in
+/// `bitflags! { struct A { ... } }`.
 pub(super) fn type_blocks(tokens: TokenStream) -> Vec<(String, TokenStream)> {
     let mut found = Vec::new();
     let mut name = None;

@@ -1,4 +1,4 @@
-//! Checks lengths, file headers, and words that the project does not use.
+//! Checks lengths, file headers, unsafe code, and texts that no file may contain.
 
 use super::fault::Fault;
 use super::source::Source;
@@ -18,7 +18,8 @@ const UNSAFE_FILES: [&str; 8] = [
     "daemon/src/sys/thread.rs",
 ];
 
-/// Forbidden words in two pieces, so that this file does not contain them, with the remedy.
+/// Texts that only documents may contain. A row has the first half of a text, its second half and
+/// the remedy. This file may not contain a whole text either.
 const FORBIDDEN_IN_CODE: [(&str, &str, &str); 5] = [
     ("TO", "DO", "do it, or write an issue"),
     ("FIX", "ME", "fix it, or write an issue"),
@@ -27,10 +28,11 @@ const FORBIDDEN_IN_CODE: [(&str, &str, &str); 5] = [
     ("#[ign", "ore", "a test that cannot run fails and names the command that provides what it needs"),
 ];
 
-/// As above, also for documents. Documents may contain the other words.
+/// Texts that no file may contain, in the form of [`FORBIDDEN_IN_CODE`].
 const FORBIDDEN_EVERYWHERE: [(&str, &str, &str); 1] =
     [("/wo", "rk/", "an absolute path of one host: write the path from the root of the workspace")];
 
+/// Returns the faults of all files.
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for source in sources {
@@ -45,6 +47,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     faults
 }
 
+/// Adds a fault for each forbidden text in a line.
 fn forbidden_texts(source: &Source, faults: &mut Vec<Fault>) {
     if source.file.ends_with("Cargo.lock") {
         return;
@@ -64,12 +67,14 @@ fn forbidden_texts(source: &Source, faults: &mut Vec<Fault>) {
     }
 }
 
+/// Checks that a Rust file parses.
 fn syntax(source: &Source, faults: &mut Vec<Fault>) {
     if let Some(Err(error)) = &source.rust {
         faults.push(Fault::new(&source.file, error.line, format!("not Rust: {}", error.message)));
     }
 }
 
+/// Checks that a Rust file begins with a comment, and that lints know an integration test as such.
 fn header(source: &Source, faults: &mut Vec<Fault>) {
     if !source.text.starts_with("//!") {
         let what = "the file has no header: start it with a `//!` comment that says what the file is for";
@@ -84,6 +89,7 @@ fn header(source: &Source, faults: &mut Vec<Fault>) {
     }
 }
 
+/// Checks the length of a Rust file, and that no attribute changes a lint about lengths.
 fn length(source: &Source, faults: &mut Vec<Fault>) {
     let count = source.text.lines().count();
     if count > LINES_MAX {
@@ -97,6 +103,7 @@ fn length(source: &Source, faults: &mut Vec<Fault>) {
     }
 }
 
+/// Checks that only files in [`UNSAFE_FILES`] contain unsafe code.
 fn unsafe_code(source: &Source, faults: &mut Vec<Fault>) {
     if UNSAFE_FILES.contains(&source.file.as_str()) {
         return;

@@ -1,4 +1,4 @@
-//! A file for tidy: its text and, if it is Rust, what its syntax says.
+//! A file for tidy: its text and, of a Rust file, its items, imports and calls.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(crate) struct Source {
     /// Path from the root of the workspace, with `/`.
     pub(super) file: String,
     pub(super) text: String,
-    /// Content of a Rust file. A file that does not parse has the error instead.
+    /// Content of a Rust file, or the error of the parser. `None` for other files.
     pub(super) rust: Option<Result<Rust, SyntaxError>>,
 }
 
@@ -28,11 +28,11 @@ pub(crate) struct Source {
 pub(super) struct Rust {
     /// Whether `#![cfg(test)]` says that only tests compile the file.
     pub(super) is_test: bool,
-    /// The module without its tests. The file of a suite keeps everything.
+    /// Content of the module without its tests. The content of the file of a suite is complete.
     pub(super) scope: Scope,
     /// `Type::item` for each item in a block of the type, tests included.
     pub(super) items: BTreeSet<String>,
-    /// Functions without those of tests.
+    /// Functions of product code.
     pub(super) functions: Vec<Function>,
     /// Number of lines with code that is no test.
     product_lines: usize,
@@ -50,6 +50,7 @@ pub(super) struct SyntaxError {
 }
 
 impl Source {
+    /// Returns the file with this path from the root of the workspace and this text.
     pub(crate) fn new(file: &str, text: &str) -> Self {
         let rust = has_extension(file, "rs").then(|| Rust::parse(text));
         Self { file: file.to_owned(), text: text.to_owned(), rust }
@@ -91,6 +92,7 @@ impl Source {
 }
 
 impl Rust {
+    /// Parses the text of a Rust file.
     fn parse(text: &str) -> Result<Self, SyntaxError> {
         let all: TokenStream =
             text.parse().map_err(|error: proc_macro2::LexError| SyntaxError::at(error.span(), &error))?;

@@ -11,7 +11,7 @@ const TEST_CONDITIONS: [&str; 3] = ["test", "fuzzing", "kani"];
 /// Feature of a product crate that only tests switch on.
 const TEST_FEATURE: &str = "\"test-utils\"";
 
-/// Keywords of items that end with a semicolon, even if they contain braces.
+/// Keywords of items and statements that end with a semicolon, even if they contain braces.
 const UNTIL_SEMICOLON: [&str; 4] = ["use", "static", "type", "let"];
 
 /// Keywords of items that end with their block, or with a semicolon.
@@ -120,6 +120,7 @@ fn is_test_condition(attribute: TokenStream) -> bool {
     }
 }
 
+/// Returns whether the predicate of a `cfg` holds only in a build for tests.
 fn is_test_predicate(tokens: &[TokenTree]) -> bool {
     match tokens {
         [TokenTree::Ident(word)] => TEST_CONDITIONS.contains(&word.to_string().as_str()),
@@ -142,13 +143,14 @@ fn is_test_predicate(tokens: &[TokenTree]) -> bool {
     }
 }
 
-/// Returns the lines that hold a token, without those that hold only comments.
+/// Returns the numbers of the lines that hold code. Comments are no code.
 pub(super) fn code_lines(tokens: &TokenStream) -> BTreeSet<usize> {
     let mut lines = BTreeSet::new();
     add_lines(tokens, &mut lines);
     lines
 }
 
+/// Adds the lines of all tokens except doc comments.
 fn add_lines(tokens: &TokenStream, lines: &mut BTreeSet<usize>) {
     let all: Vec<TokenTree> = tokens.clone().into_iter().collect();
     let mut rest = all.as_slice();
@@ -169,6 +171,7 @@ fn add_lines(tokens: &TokenStream, lines: &mut BTreeSet<usize>) {
     }
 }
 
+/// Adds the lines of a token, or of a group with its content.
 fn add_token(token: &TokenTree, lines: &mut BTreeSet<usize>) {
     if let TokenTree::Group(group) = token {
         lines.insert(group.span_open().start().line);
@@ -184,7 +187,7 @@ fn is_doc(group: &Group) -> bool {
     matches!(first, Some(TokenTree::Ident(word)) if word == "doc")
 }
 
-/// Returns the lines of the word `wanted` in the code.
+/// Returns the numbers of the lines with the word `wanted` in the code, in the order of the text.
 pub(super) fn lines_of_word(tokens: &TokenStream, wanted: &str) -> Vec<usize> {
     let mut lines = Vec::new();
     for token in tokens.clone() {
