@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::child::wait_for_exit;
-use crate::guest::{GuestError, Pieces};
+use crate::guest::{GuestError, Parts};
 use crate::placement;
 
 /// Line that both daemons print on standard error as soon as their socket exists.
@@ -163,7 +163,7 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError::Guest`] if the package has not been fetched.
     pub fn virtiofsd_sandboxed(shared: impl Into<PathBuf>) -> Result<Self, DaemonError> {
-        let tree = Pieces::locate().base()?;
+        let tree = Parts::locate().base()?;
         let libraries = tree.join("usr/lib/x86_64-linux-gnu");
         let program = vec![
             libraries.join("ld-linux-x86-64.so.2"),

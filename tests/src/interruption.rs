@@ -64,7 +64,7 @@ impl Interrupter {
 fn stop_and_continue(process: u32) -> io::Result<()> {
     let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     kill_process(pid, Signal::STOP)?;
-    let stopped = wait_until("it is stopped", || {
+    let stopped = wait_until("the process is stopped", || {
         every_thread(process, "State:", |state| state.starts_with('T') || state.starts_with('Z'))
     });
     kill_process(pid, Signal::CONT)?;
@@ -77,8 +77,9 @@ fn trace(process: u32) -> io::Result<()> {
     let mut strace = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| {
         io::Error::other(format!("cannot start strace ({error}): run `apt-get install --yes strace`"))
     })?;
-    let attached =
-        wait_until("it is traced", || every_thread(process, "TracerPid:", |tracer| tracer.trim() != "0"));
+    let attached = wait_until("the process is traced", || {
+        every_thread(process, "TracerPid:", |tracer| tracer.trim() != "0")
+    });
     // This signal lets strace detach from every thread before it ends.
     let pid = i32::try_from(strace.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     kill_process(pid, Signal::INT)?;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use pinhole_tests::guest::Pieces;
+use pinhole_tests::guest::Parts;
 
 use crate::console::say;
 use crate::guest::{Part, ensure, remove_folder};
@@ -108,7 +108,7 @@ fn build(target: Option<&str>) -> Outcome {
 /// Each crate is compiled in 16 codegen units. With one unit, the default of cargo-fuzz, a single
 /// core would compile the big crates one after another.
 fn cargo_fuzz(verb: &str) -> Outcome<Command> {
-    let program = Pieces::locate().tool("cargo-fuzz").map_err(|error| Failure::new(error.to_string()))?;
+    let program = Parts::locate().tool("cargo-fuzz").map_err(|error| Failure::new(error.to_string()))?;
     let mut command = Command::new(program);
     command
         .current_dir(workspace::root())

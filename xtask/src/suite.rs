@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pinhole_tests::guest::Pieces;
+use pinhole_tests::guest::Parts;
 
 use crate::busy_loops::BusyLoops;
 use crate::console::say;
@@ -214,8 +214,7 @@ fn perform(action: &Action, (panic_file, retried): (&PanicFile, &mut usize)) -> 
         }
         Action::Tidy => tidy::main(&tidy::TidyArguments::default()),
         Action::Deny => {
-            let deny =
-                Pieces::locate().tool("cargo-deny").map_err(|error| Failure::new(error.to_string()))?;
+            let deny = Parts::locate().tool("cargo-deny").map_err(|error| Failure::new(error.to_string()))?;
             // Advisories need a database from outside the package registries;
             // docs/internals/dependencies.md has the command.
             run(Command::new(deny)

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pinhole_tests::guest::Pieces;
+use pinhole_tests::guest::Parts;
 
 /// Conditions and programs of a run.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ fn rustc() -> Command {
 }
 
 fn peer() -> String {
-    let Ok(tree) = Pieces::locate().base() else { return "no virtiofsd".to_owned() };
+    let Ok(tree) = Parts::locate().base() else { return "no virtiofsd".to_owned() };
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
     let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
     command.arg("--library-path").arg(&libraries).arg(tree.join("usr/libexec/virtiofsd")).arg("--version");

@@ -79,11 +79,11 @@ fn confine(writable: &[PathBuf]) -> Result<(), String> {
             Err(error) => return Err(failed("cannot make read-only", &mount.point)(error)),
         }
     }
-    writable_is_all_that_is(root)
+    check_root_is_read_only(root)
 }
 
 /// Checks the result: the root must refuse a new file.
-fn writable_is_all_that_is(root: &Path) -> Result<(), String> {
+fn check_root_is_read_only(root: &Path) -> Result<(), String> {
     let probe = root.join(format!(".confined-{}", std::process::id()));
     match fs::File::create_new(&probe) {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),

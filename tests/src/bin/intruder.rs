@@ -114,7 +114,7 @@ fn run(words: &[String]) -> Result<String, Failure> {
     let request = parse(words)?;
     log::start(config::LogConfig { level: LogLevel::Info, syslog: false })?;
     log::catch_panics();
-    keep_mounts_to_itself()?;
+    make_mounts_private()?;
     let canary = rustix::fs::open(&request.canary, OFlags::PATH, Mode::empty())?;
     let (handle, _) = InodeHandle::of(canary.as_fd())?;
     drop(canary);
@@ -160,22 +160,22 @@ fn run(words: &[String]) -> Result<String, Failure> {
     let _host = Passthrough::within(host_config(&request.share, inode_handles), surroundings)?;
     threads.confine(Threads::CONTROL)?;
     if request.thread == Threads::CONTROL {
-        return Ok(tried(&request, &known));
+        return Ok(outcome_of(&request, &known));
     }
     let thread = std::thread::Builder::new().spawn(move || {
         let line = match threads.enter(request.thread) {
-            Ok(()) => tried(&request, &known),
+            Ok(()) => outcome_of(&request, &known),
             Err(error) => format!("failed: {error}"),
         };
         say(&line);
-        SAID.store(true, Ordering::Release);
+        REPORTED.store(true, Ordering::Release);
         // The attempt may make even a normal end impossible, so this loops.
         loop {
             std::thread::park();
         }
     })?;
     // Wait only until the thread has reported its outcome: the thread may never end.
-    while !thread.is_finished() && !SAID.load(Ordering::Acquire) {
+    while !thread.is_finished() && !REPORTED.load(Ordering::Acquire) {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     Ok(String::new())
@@ -194,7 +194,7 @@ fn supervise(
     let known = Known { parent, handle, proc_fds: root.try_clone()?, root };
     let supervisor = supervisor.confine()?;
     if request.thread == Threads::SUPERVISOR {
-        say(&tried(request, &known));
+        say(&outcome_of(request, &known));
         supervisor.end_as(ServingExit::Status(0));
     }
     match supervisor.watch() {
@@ -207,7 +207,7 @@ fn supervise(
 }
 
 /// Whether the thread has reported the outcome of its attempt.
-static SAID: AtomicBool = AtomicBool::new(false);
+static REPORTED: AtomicBool = AtomicBool::new(false);
 
 fn host_config(share: &Path, inode_handles: InodeHandles) -> ShareConfig {
     ShareConfig { inode_handles, descriptors_max: 100, ..ShareConfig::new(share) }
@@ -215,7 +215,7 @@ fn host_config(share: &Path, inode_handles: InodeHandles) -> ShareConfig {
 
 /// Hides the mounts of this process from all other processes. A process that is not root can mount
 /// only in a namespace where that is already so.
-fn keep_mounts_to_itself() -> Result<(), Failure> {
+fn make_mounts_private() -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
@@ -225,7 +225,7 @@ fn keep_mounts_to_itself() -> Result<(), Failure> {
     Ok(rustix::mount::mount_change(c"/", private)?)
 }
 
-fn tried(request: &Request, known: &Known) -> String {
+fn outcome_of(request: &Request, known: &Known) -> String {
     match attempt(request, known) {
         Ok(()) => "done".to_owned(),
         Err(error) => match error.raw_os_error() {
@@ -251,7 +251,7 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
             known.handle.open(mount.as_fd(), OFlags::RDONLY).map(drop)
         }
         // As in the daemon, where a panic is caught and costs only its request.
-        "panic" => match std::panic::catch_unwind(fail) {
+        "panic" => match std::panic::catch_unwind(panic) {
             Ok(()) => Err(io::Error::other("no panic")),
             Err(_said) => Ok(()),
         },
@@ -265,7 +265,7 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
         "mount" => Ok(rustix::mount::mount(c"none", c"/", c"tmpfs", MountFlags::empty(), None)?),
         "unshare" =>
         {
-            #[expect(deprecated, reason = "as above")]
+            #[expect(deprecated, reason = "the safe form; mounts cannot break I/O safety")]
             Ok(rustix::thread::unshare(UnshareFlags::NEWNS)?)
         }
         "filter-with-flags" => {
@@ -306,8 +306,8 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
 }
 
 #[expect(clippy::panic, reason = "the attempt is a panic")]
-fn fail() {
-    panic!("no harm meant");
+fn panic() {
+    panic!("the attempt `panic`");
 }
 
 fn open_for_reading(directory: BorrowedFd<'_>, path: &Path) -> io::Result<()> {

@@ -68,12 +68,12 @@ impl Journal {
     /// Fails with the name that is missing, wrong or unexpected.
     pub fn check(&self, folder: &Path) -> io::Result<Tree> {
         let found = Tree::read(folder)?;
-        let known: usize = self.lanes.iter().map(|lane| found.of(lane.prefix()).0.len()).sum();
+        let known: usize = self.lanes.iter().map(|lane| found.with_prefix(lane.prefix()).0.len()).sum();
         if known != found.0.len() {
-            return Err(io::Error::other(format!("a name that nobody gave: {:?}", found.0.keys())));
+            return Err(io::Error::other(format!("names that no lane made, among {:?}", found.0.keys())));
         }
         for (lane, asked) in self.lanes.iter().zip(&self.asked) {
-            let (here, act) = (found.of(lane.prefix()), asked.then_some(&lane.act));
+            let (here, act) = (found.with_prefix(lane.prefix()), asked.then_some(&lane.act));
             if !here.is_outcome(&lane.tree, act) {
                 let known = &lane.tree;
                 return Err(io::Error::other(format!("{here:?} is not {known:?}, also not after {act:?}")));

@@ -83,7 +83,7 @@ impl Player {
     pub fn take_locks(&mut self) -> Result<(), FrontendError> {
         let held = self.client.open(HELD, O_RDWR)?;
         if self.client.set(held, Lock::flock(WRITE, 1))? != 0 {
-            return Err(FrontendError::Reply(format!("the flock of {HELD} is another's")));
+            return Err(FrontendError::Reply(format!("another owner holds the flock of {HELD}")));
         }
         let awaited = self.client.open(AWAITED, O_RDWR)?;
         let (queue, memory) = self.client.guest.queue(WAITS)?;
@@ -96,7 +96,7 @@ impl Player {
         // A later request on the same queue is answered, so the lock request has been handled.
         if queue.wait(memory)?.head != u32::from(after.head) {
             return Err(FrontendError::Reply(format!(
-                "SETLKW was answered: nobody has the lock of {AWAITED}"
+                "SETLKW was answered: no other guest holds the lock of {AWAITED}"
             )));
         }
         Ok(())

@@ -58,7 +58,9 @@ impl Tree {
             } else if kind.is_dir() && fs::read_dir(entry.path())?.next().is_none() {
                 NamedObject::Directory
             } else {
-                return Err(io::Error::other(format!("{name} is nothing that was made here")));
+                return Err(io::Error::other(format!(
+                    "{name} is no file, no symbolic link and no empty directory"
+                )));
             };
             tree.0.insert(name, thing);
         }
@@ -67,9 +69,9 @@ impl Tree {
 
     /// Returns the part whose names have this prefix.
     #[must_use]
-    pub fn of(&self, prefix: &str) -> Self {
-        let mine = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
-        Self(mine.map(|(name, thing)| (name.clone(), thing.clone())).collect())
+    pub fn with_prefix(&self, prefix: &str) -> Self {
+        let named = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
+        Self(named.map(|(name, thing)| (name.clone(), thing.clone())).collect())
     }
 
     /// Returns the bytes of a file, or an empty slice if the file does not exist.

@@ -7,7 +7,7 @@
 
 mod bench;
 mod channel;
-mod pieces;
+mod mapped_parts;
 mod rules;
 mod vmm;
 
@@ -24,7 +24,7 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
 
 use crate::frontend::{Frontend, FrontendError, LIMIT, Setup};
-use pieces::WindowPieces;
+use mapped_parts::MappedParts;
 use vmm::{ReplyMode, Shared, State};
 
 pub use bench::{ATTR_DAX, Dax, Found, remove_mapping, setup_mapping};
@@ -91,9 +91,9 @@ impl Window {
         connection: Option<Connection>,
     ) -> io::Result<Self> {
         let state = State {
-            pieces: WindowPieces::default(),
+            parts: MappedParts::default(),
             counts: Counts::default(),
-            told: Vec::new(),
+            messages: Vec::new(),
             faults: Vec::new(),
             mode: ReplyMode::ByTheRules,
             stopped: false,
@@ -126,7 +126,7 @@ impl Window {
     /// # Errors
     /// `EFAULT` if the page is not mapped, or lies beyond the end of the file.
     pub fn load(&self, at: u64, len: usize) -> Result<Vec<u8>, Errno> {
-        self.state().pieces.load(at, len)
+        self.state().parts.load(at, len)
     }
 
     /// Stores bytes to the window as the guest's processor does.
@@ -134,7 +134,7 @@ impl Window {
     /// # Errors
     /// `EFAULT` if the page is not mapped, or not writable.
     pub fn store(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
-        self.state().pieces.store(at, bytes)
+        self.state().parts.store(at, bytes)
     }
 
     /// Copies bytes from the window into `into` directly, page faults included, to measure their
@@ -144,7 +144,7 @@ impl Window {
     /// `EFAULT` if the page is not mapped.
     pub fn copy_out(&self, at: u64, into: &mut [u8]) -> Result<(), Errno> {
         let mut done = 0;
-        self.state().pieces.each(at, into.len(), |slice| {
+        self.state().parts.each(at, into.len(), |slice| {
             done += slice.copy_to(into.get_mut(done..).unwrap_or_default());
             Ok(())
         })
@@ -156,7 +156,7 @@ impl Window {
     /// `EFAULT` if the page is not mapped.
     pub fn copy_in(&self, at: u64, from: &[u8]) -> Result<(), Errno> {
         let mut done = 0;
-        self.state().pieces.each(at, from.len(), |slice| {
+        self.state().parts.each(at, from.len(), |slice| {
             let rest = from.get(done..).unwrap_or_default();
             slice.copy_from(rest);
             done += slice.len();
@@ -170,12 +170,12 @@ impl Window {
     /// # Errors
     /// `EFAULT` if the page is not mapped, `EPERM` without root.
     pub fn frame(&self, at: u64) -> Result<u64, Errno> {
-        self.state().pieces.frame(at)
+        self.state().parts.frame(at)
     }
 
     /// Returns the mapped ranges: start and length of each.
     pub fn places(&self) -> Vec<(u64, u64)> {
-        self.state().pieces.places()
+        self.state().parts.places()
     }
 
     /// Returns the numbers of messages.
@@ -185,7 +185,7 @@ impl Window {
 
     /// Returns the messages since the last call, in the order of their replies.
     pub fn take_messages(&self) -> Vec<RecordedMessage> {
-        std::mem::take(&mut self.state().told)
+        std::mem::take(&mut self.state().messages)
     }
 
     /// Returns the messages that no daemon may send and that this one sent.
@@ -236,7 +236,7 @@ impl Window {
         if !self.shared.rules.drops_on_reset {
             return Ok(());
         }
-        let places = self.state().pieces.drop_all();
+        let places = self.state().parts.drop_all();
         for (at, len) in places {
             self.shared.forget_memory(at, len)?;
         }
@@ -254,8 +254,8 @@ impl Window {
     /// Waits until so many messages have arrived in total, answered or not. Returns `false` if the
     /// time limit passes.
     pub fn wait_for_messages(&self, received: u64) -> bool {
-        let few = |state: &mut State| state.counts.received < received;
-        let waited = self.shared.changed.wait_timeout_while(self.state(), LIMIT, few);
+        let too_few = |state: &mut State| state.counts.received < received;
+        let waited = self.shared.changed.wait_timeout_while(self.state(), LIMIT, too_few);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
@@ -299,7 +299,7 @@ mod tests {
     fn scripted(rules: Rules) -> (Window, Backend) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         // This window has no connection for messages about memory.
-        let rules = Rules { tells_memory: false, ..rules };
+        let rules = Rules { announces_memory: false, ..rules };
         let window = Window::over(ours, 4 * SLOT, rules, None).unwrap();
         let daemon = Backend::from_stream(theirs);
         daemon.set_reply_ack_flag(true);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_window_takes_everything_with_the_rights_asked_for() {
+    fn mapping_window_maps_every_range_with_the_requested_rights() {
         let (window, daemon) = scripted(Rules::mapping());
         let short = file(10);
         daemon.shmem_map(&range(0, 2 * SLOT, 0), &read_only(&short)).unwrap();
@@ -364,15 +364,16 @@ mod tests {
     }
 
     #[test]
-    fn a_greedy_window_gives_no_more_than_the_descriptor() {
+    fn greedy_window_gives_only_the_rights_of_the_descriptor() {
         let (window, daemon) = scripted(Rules::greedy());
         let shared = file(SLOT);
         daemon.shmem_map(&range(0, SLOT, 0), &read_only(&shared)).unwrap();
         assert_eq!(window.store(0, b"gone"), Err(Errno::FAULT));
         daemon.shmem_map(&range(0, SLOT, 0), &shared).unwrap();
         window.store(0, b"gone").unwrap();
-        let told: Vec<_> = window.take_messages().iter().map(|told| told.writable_descriptor).collect();
-        assert_eq!(told, [false, true]);
+        let writable: Vec<_> =
+            window.take_messages().iter().map(|message| message.writable_descriptor).collect();
+        assert_eq!(writable, [false, true]);
     }
 
     #[test]
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_window_answers_when_it_speaks_again() {
+    fn window_answers_withheld_messages_when_replies_resume() {
         let (window, daemon) = scripted(Rules::mapping());
         window.stop_replying();
         let asking = std::thread::spawn(move || daemon.shmem_map(&range(0, SLOT, 0), &file(SLOT)));

@@ -37,7 +37,7 @@ pub struct Rules {
     pub mappings_max: usize,
     /// Whether each mapping is guest memory that the VMM announces to the daemon before its reply
     /// (`ADD_MEM_REG`, `REM_MEM_REG`).
-    pub tells_memory: bool,
+    pub announces_memory: bool,
     /// Whether a reset of the device removes all mappings.
     pub drops_on_reset: bool,
 }
@@ -51,7 +51,7 @@ impl Rules {
             past_end_of_file: false,
             protection: Protection::Writable,
             mappings_max: 480,
-            tells_memory: true,
+            announces_memory: true,
             drops_on_reset: true,
         }
     }
@@ -64,7 +64,7 @@ impl Rules {
             past_end_of_file: true,
             protection: Protection::AsAsked,
             mappings_max: usize::MAX,
-            tells_memory: false,
+            announces_memory: false,
             drops_on_reset: false,
         }
     }

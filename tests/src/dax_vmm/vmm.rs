@@ -1,7 +1,7 @@
 //! The VMM's thread, which handles the daemon's messages.
 
 use super::channel::{ChannelMessage, Range, SHMEM_MAP, SHMEM_UNMAP};
-use super::pieces::{self, Rights, WindowPieces};
+use super::mapped_parts::{self, MappedParts, Rights};
 use super::rules::{Overlap, Protection, Rules};
 use crate::frontend::FrontendError;
 use rustix::fs::OFlags;
@@ -65,9 +65,9 @@ pub(super) enum ReplyMode {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) pieces: WindowPieces,
+    pub(super) parts: MappedParts,
     pub(super) counts: Counts,
-    pub(super) told: Vec<RecordedMessage>,
+    pub(super) messages: Vec<RecordedMessage>,
     pub(super) faults: Vec<String>,
     pub(super) mode: ReplyMode,
     pub(super) stopped: bool,
@@ -157,8 +157,8 @@ impl Shared {
             (false, _) => &mut state.counts.refused,
         };
         *count += 1;
-        if state.told.len() < RECORDED_MAX {
-            state.told.push(RecordedMessage { map, range, writable_descriptor, accepted });
+        if state.messages.len() < RECORDED_MAX {
+            state.messages.push(RecordedMessage { map, range, writable_descriptor, accepted });
         }
         accepted
     }
@@ -193,14 +193,14 @@ impl Shared {
         let ends_before = file.metadata().is_ok_and(|file| file.len() < range.file_offset + range.len);
         {
             let state = self.lock();
-            let taken = rules.overlap == Overlap::Refused && state.pieces.overlaps(range.at, range.len);
-            let full = state.pieces.count() >= rules.mappings_max;
+            let taken = rules.overlap == Overlap::Refused && state.parts.overlaps(range.at, range.len);
+            let full = state.parts.count() >= rules.mappings_max;
             if taken || full || (ends_before && !rules.past_end_of_file) {
                 return false;
             }
         }
         let Ok(ours) = file.try_clone() else { return false };
-        let with = |rights| pieces::map(ours, range.file_offset, range.len, rights);
+        let with = |rights| mapped_parts::map(ours, range.file_offset, range.len, rights);
         let mapped = match rules.protection {
             Protection::AsAsked if range.flags == 0 => with(Rights::Read),
             Protection::AsDescriptor if !is_writable(&file) => with(Rights::Read),
@@ -209,9 +209,9 @@ impl Shared {
             }
         };
         let Ok(region) = mapped else { return false };
-        self.lock().pieces.put(range.at, region);
-        if rules.tells_memory && self.tell_memory(&file, range).is_err() {
-            self.lock().pieces.clear(range.at, range.len);
+        self.lock().parts.put(range.at, region);
+        if rules.announces_memory && self.announce_memory(&file, range).is_err() {
+            self.lock().parts.clear(range.at, range.len);
             return false;
         }
         true
@@ -219,16 +219,16 @@ impl Shared {
 
     fn unmap(&self, range: Range) -> bool {
         let mut state = self.lock();
-        let inexact = self.rules.exact_unmap && !state.pieces.is_exact(range.at, range.len);
+        let inexact = self.rules.exact_unmap && !state.parts.is_exact(range.at, range.len);
         if !self.is_inside(range) || inexact {
             return false;
         }
-        state.pieces.clear(range.at, range.len);
+        state.parts.clear(range.at, range.len);
         drop(state);
-        !self.rules.tells_memory || self.forget_memory(range.at, range.len).is_ok()
+        !self.rules.announces_memory || self.forget_memory(range.at, range.len).is_ok()
     }
 
-    fn tell_memory(&self, file: &File, range: Range) -> Result<(), FrontendError> {
+    fn announce_memory(&self, file: &File, range: Range) -> Result<(), FrontendError> {
         let region = VhostUserMemoryRegionInfo {
             mmap_offset: range.file_offset,
             mmap_handle: file.as_raw_fd(),

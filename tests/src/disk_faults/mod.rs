@@ -20,7 +20,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::child::wait_for_exit;
-use crate::guest::Pieces;
+use crate::guest::Parts;
 
 pub use failing::FailingDisk;
 pub use log::Moment;
@@ -87,7 +87,7 @@ impl FileSystem {
 }
 
 fn disks() -> io::Result<PathBuf> {
-    Pieces::locate().disks().map_err(io::Error::other)
+    Parts::locate().disks().map_err(io::Error::other)
 }
 
 /// Returns a program of the fetched tree by its path there. It runs with the tree's own libraries.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Layout with one descriptor of the ring for each request, so that many fit.
-const NARROW: Shape = Shape { indirect: true, piece_len: 1 << 20 };
+const NARROW: Shape = Shape { indirect: true, descriptor_len_max: 1 << 20 };
 
 /// Open file: its node and its file handle.
 pub type Opened = (u64, u64);
@@ -53,7 +53,7 @@ impl SharedFolder {
 
 /// Request in progress, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[must_use = "what is asked is answered"]
+#[must_use = "a test waits for the reply to each request"]
 pub struct Asked(u64);
 
 /// Guest at the wire that sends further requests without waiting for replies.
@@ -106,7 +106,7 @@ impl Client {
         let used = if wait { Some(queue.wait(memory)?) } else { queue.take_used(memory)? };
         let Some(used) = used else { return Ok(false) };
         let (sent, unique) = self.sent.remove(&used.head).ok_or_else(|| {
-            FrontendError::Reply(format!("request {} given back, which is not under way", used.head))
+            FrontendError::Reply(format!("request {} given back, which is not in progress", used.head))
         })?;
         let reply = queue.take_reply(memory, &sent, used.len)?;
         check(&reply, unique)?;

@@ -19,11 +19,11 @@ pub struct Shape {
     /// Whether one indirect descriptor leads to the others.
     pub indirect: bool,
     /// Largest length of one descriptor in bytes.
-    pub piece_len: usize,
+    pub descriptor_len_max: usize,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { indirect: false, piece_len: 1 << 20 }
+        Self { indirect: false, descriptor_len_max: 1 << 20 }
     }
 }

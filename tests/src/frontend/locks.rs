@@ -81,7 +81,7 @@ pub const fn pid_of(owner: u64) -> u32 {
 
 /// Lock that GETLK returns (`fuse_lk_out`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InTheWay {
+pub struct ConflictingLock {
     /// First byte.
     pub start: u64,
     /// Last byte.
@@ -105,7 +105,7 @@ impl Client {
     ///
     /// # Errors
     /// [`FrontendError::TooBig`].
-    pub fn set_and_wait(&mut self, file: Opened, lock: Lock) -> Result<Asked, FrontendError> {
+    pub fn submit_setlkw(&mut self, file: Opened, lock: Lock) -> Result<Asked, FrontendError> {
         self.submit(lock.frame(SETLKW, file), 0)
     }
 
@@ -113,10 +113,10 @@ impl Client {
     ///
     /// # Errors
     /// [`FrontendError::Reply`] if it is refused.
-    pub fn get(&mut self, file: Opened, lock: Lock) -> Result<Option<InTheWay>, FrontendError> {
+    pub fn get(&mut self, file: Opened, lock: Lock) -> Result<Option<ConflictingLock>, FrontendError> {
         let body = self.body(lock.frame(GETLK, file), LK_OUT)?;
         let (start, end) = (u64_at(&body, 0)?, u64_at(&body, 8)?);
-        let found = InTheWay { start, end, kind: u32_at(&body, 16)?, pid: u32_at(&body, 20)? };
+        let found = ConflictingLock { start, end, kind: u32_at(&body, 16)?, pid: u32_at(&body, 20)? };
         Ok((found.kind != UNLOCK).then_some(found))
     }
 

@@ -192,8 +192,8 @@ impl Frontend {
     ///
     /// # Errors
     /// Fails if the daemon refuses a message.
-    pub fn remap(&self, pieces: &[(u64, u64)]) -> Result<(), FrontendError> {
-        let regions: Vec<_> = pieces.iter().map(|(start, len)| self.region(*start, *len)).collect();
+    pub fn remap(&self, ranges: &[(u64, u64)]) -> Result<(), FrontendError> {
+        let regions: Vec<_> = ranges.iter().map(|(start, len)| self.region(*start, *len)).collect();
         self.connection.set_mem_table(&regions)?;
         Ok(())
     }

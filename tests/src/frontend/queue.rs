@@ -225,8 +225,8 @@ impl Queue {
         }
         memory.write_slice(message, GuestAddress(message_at))?;
         memory.write_slice(&vec![UNTOUCHED; room], GuestAddress(room_at))?;
-        let mut chain = pieces(message_at, message.len(), 0, shape.piece_len);
-        chain.extend(pieces(room_at, room, Descriptor::WRITE, shape.piece_len));
+        let mut chain = descriptors(message_at, message.len(), 0, shape.descriptor_len_max);
+        chain.extend(descriptors(room_at, room, Descriptor::WRITE, shape.descriptor_len_max));
         let head = self.place_chain(memory, &chain, shape.indirect)?;
         self.offer(memory, head)?;
         Ok(Sent { head, room_at, room })
@@ -422,7 +422,7 @@ impl Queue {
     ) -> Result<Reply, FrontendError> {
         let used = usize::try_from(len).unwrap_or(usize::MAX);
         if used > sent.room {
-            return Err(FrontendError::Reply(format!("{len} bytes in a room of {}", sent.room)));
+            return Err(FrontendError::Reply(format!("{len} bytes reported, with space for {}", sent.room)));
         }
         let mut bytes = vec![0; sent.room];
         memory.read_slice(&mut bytes, GuestAddress(sent.room_at))?;
@@ -432,14 +432,14 @@ impl Queue {
     }
 }
 
-fn pieces(at: u64, len: usize, flags: u16, piece_len: usize) -> Vec<Descriptor> {
+fn descriptors(at: u64, len: usize, flags: u16, descriptor_len_max: usize) -> Vec<Descriptor> {
     (0..len)
-        .step_by(piece_len.max(1))
+        .step_by(descriptor_len_max.max(1))
         .map(|start| {
-            let piece = piece_len.min(len - start);
+            let here = descriptor_len_max.min(len - start);
             Descriptor {
                 address: at + start as u64,
-                len: u32::try_from(piece).unwrap_or(u32::MAX),
+                len: u32::try_from(here).unwrap_or(u32::MAX),
                 flags,
                 next: 0,
             }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::Pieces;
+use super::Parts;
 use super::cpio::Archive;
 use super::description::{Device, Guest, Kernel, Share};
 use super::error::GuestError;
@@ -28,7 +28,7 @@ const UML_MODULES: [&str; 4] =
     ["fs/fuse/fuse.ko", "fs/fuse/virtiofs.ko", "fs/overlayfs/overlay.ko", "drivers/block/loop.ko"];
 
 pub(super) fn start(guest: &Guest, script: &str, console: Console) -> Result<Running, GuestError> {
-    let pieces = Pieces::locate();
+    let parts = Parts::locate();
     let work = tempfile::Builder::new()
         .prefix("pinhole-guest-")
         .tempdir()
@@ -37,12 +37,12 @@ pub(super) fn start(guest: &Guest, script: &str, console: Console) -> Result<Run
     fs::create_dir(&paths.channel).map_err(GuestError::host("cannot make the guest's channel"))?;
 
     let initrd = work.path().join("initrd");
-    let archive = initramfs(guest, &pieces, &paths, script, console)?;
+    let archive = initramfs(guest, &parts, &paths, script, console)?;
     fs::write(&initrd, archive).map_err(GuestError::host("cannot write the initramfs"))?;
 
     let mut command = match guest.kernel {
-        Kernel::UserMode => uml_command(guest, &pieces, work.path(), &initrd, console)?,
-        Kernel::Qemu => qemu_command(guest, &pieces, &paths, &initrd, console)?,
+        Kernel::UserMode => uml_command(guest, &parts, work.path(), &initrd, console)?,
+        Kernel::Qemu => qemu_command(guest, &parts, &paths, &initrd, console)?,
     };
     match console {
         Console::Logged => {
@@ -85,12 +85,12 @@ fn pinned(guest: &Guest, command: &mut Command) -> Result<(Child, Option<Placeme
 
 fn initramfs(
     guest: &Guest,
-    pieces: &Pieces,
+    parts: &Parts,
     paths: &Paths,
     script: &str,
     console: Console,
 ) -> Result<Vec<u8>, GuestError> {
-    let busybox = read(&pieces.busybox()?)?;
+    let busybox = read(&parts.busybox()?)?;
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "extra", "mnt", "modules", "proc", "root", "run", "sys", "tmp"] {
         archive.directory(folder);
@@ -102,7 +102,7 @@ fn initramfs(
     archive.character_device("dev/null", 1, 3);
     archive.file("bin/busybox", 0o755, &busybox);
     archive.file("init", 0o755, include_bytes!("init.sh"));
-    archive.file("settings", 0o644, settings(guest, pieces, paths, console)?.as_bytes());
+    archive.file("settings", 0o644, settings(guest, parts, paths, console)?.as_bytes());
     archive.file("extra/script", 0o644, script.as_bytes());
     for file in &guest.files {
         for folder in parents(&file.path) {
@@ -111,8 +111,8 @@ fn initramfs(
         archive.file(&file.path, file.mode, &file.bytes);
     }
     if guest.kernel == Kernel::UserMode {
-        let releases = pieces.base()?.join("usr/lib/uml/modules");
-        let release = Pieces::only_child(&releases, "cargo xtask guest")?;
+        let releases = parts.base()?.join("usr/lib/uml/modules");
+        let release = Parts::only_child(&releases, "cargo xtask guest")?;
         for module in UML_MODULES {
             let name = module.rsplit('/').next().unwrap_or(module);
             let content = read(&release.join("kernel").join(module))?;
@@ -128,12 +128,12 @@ fn parents(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Returns the shell fragment that `init.sh` sources.
-fn settings(guest: &Guest, pieces: &Pieces, paths: &Paths, console: Console) -> Result<String, GuestError> {
+fn settings(guest: &Guest, parts: &Parts, paths: &Paths, console: Console) -> Result<String, GuestError> {
     let channel = match guest.kernel {
         Kernel::UserMode => paths.channel.display().to_string(),
         Kernel::Qemu => String::new(),
     };
-    let userland = if guest.userland { pieces.userland()?.display().to_string() } else { String::new() };
+    let userland = if guest.userland { parts.userland()?.display().to_string() } else { String::new() };
     let shell = match (console, guest.kernel) {
         (Console::Logged, Kernel::UserMode | Kernel::Qemu) => "",
         (Console::Terminal, Kernel::UserMode) => "/dev/tty0",
@@ -167,12 +167,12 @@ fn quoted(word: &str) -> String {
 
 fn uml_command(
     guest: &Guest,
-    pieces: &Pieces,
+    parts: &Parts,
     work: &Path,
     initrd: &Path,
     console: Console,
 ) -> Result<Command, GuestError> {
-    let mut command = Command::new(pieces.uml_kernel()?);
+    let mut command = Command::new(parts.uml_kernel()?);
     command
         .arg(format!("mem={}M", guest.memory_mib))
         .args(["seccomp=auto", "root=/dev/ram0", "rdinit=/init", "con=null", "panic=-1"])
@@ -194,14 +194,14 @@ fn uml_command(
 
 fn qemu_command(
     guest: &Guest,
-    pieces: &Pieces,
+    parts: &Parts,
     paths: &Paths,
     initrd: &Path,
     console: Console,
 ) -> Result<Command, GuestError> {
-    let tree = pieces.qemu()?;
+    let tree = parts.qemu()?;
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
-    let release = Pieces::only_child(&tree.join("usr/lib/modules"), "cargo xtask guest --qemu")?;
+    let release = Parts::only_child(&tree.join("usr/lib/modules"), "cargo xtask guest --qemu")?;
     let memory_mib = guest.memory_mib;
     // Through the tree's own loader: the host's C library may be older than the one QEMU was built
     // for.

@@ -14,14 +14,14 @@ mod description;
 mod error;
 mod monitor;
 mod panics;
-mod pieces;
+mod parts;
 mod running;
 
 pub use description::{Device, Guest, Kernel, Share};
 pub use error::GuestError;
 pub use monitor::Monitor;
 pub use panics::{PANICS_VARIABLE, panicked_tests};
-pub use pieces::Pieces;
+pub use parts::Parts;
 pub use running::{Finished, Running};
 
 impl Guest {

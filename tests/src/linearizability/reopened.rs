@@ -27,7 +27,7 @@ pub struct StaleOpen<T> {
 
 impl<T: fmt::Debug> fmt::Display for StaleOpen<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "{:?}\nis none of what could be seen then:", self.seen)?;
+        writeln!(out, "{:?}\nis none of the values that this open was allowed to see:", self.seen)?;
         self.stored.iter().try_for_each(|stored| writeln!(out, "  {stored:?}"))
     }
 }
@@ -41,15 +41,15 @@ pub fn check<T: Clone + Eq>(
     stored: &[FileAccess<T>],
     seen: &[FileAccess<T>],
 ) -> Result<(), Box<StaleOpen<T>>> {
-    for one in seen {
-        let may_be_seen = |other: &&FileAccess<T>| {
+    for open in seen {
+        let may_be_seen = |value: &&FileAccess<T>| {
             let is_replaced =
-                stored.iter().any(|next| other.returned < next.called && next.returned < one.called);
-            other.called < one.returned && !is_replaced
+                stored.iter().any(|next| value.returned < next.called && next.returned < open.called);
+            value.called < open.returned && !is_replaced
         };
         let possible: Vec<_> = stored.iter().filter(may_be_seen).cloned().collect();
-        if !possible.iter().any(|other| other.value == one.value) {
-            return Err(Box::new(StaleOpen { seen: one.clone(), stored: possible }));
+        if !possible.iter().any(|value| value.value == open.value) {
+            return Err(Box::new(StaleOpen { seen: open.clone(), stored: possible }));
         }
     }
     Ok(())

@@ -12,26 +12,26 @@ fn made<C>(client: usize, (called, returned): (u64, u64), call: C) -> Made<C> {
     Made { client, called, returned, call }
 }
 
-fn is_right<O: Object + Default>(history: &[Made<O::Call>]) -> bool {
+fn is_accepted<O: Object + Default>(history: &[Made<O::Call>]) -> bool {
     check(&O::default(), history).is_ok()
 }
 
 #[test]
 fn read_after_a_write_returns_its_value() {
     let write = made(0, (1, 2), Call::Write(5));
-    let right = [write.clone(), made(1, (3, 4), Call::Read(5))];
+    let fresh = [write.clone(), made(1, (3, 4), Call::Read(5))];
     let stale = [write, made(1, (3, 4), Call::Read(0))];
-    assert!(is_right::<Register>(&right) && !is_right::<Register>(&stale));
+    assert!(is_accepted::<Register>(&fresh) && !is_accepted::<Register>(&stale));
 }
 
 #[test]
 fn old_value_is_not_read_after_the_new_one() {
     let write = made(0, (1, 10), Call::Write(5));
     let read = |at, value| made(1, at, Call::Read(value));
-    assert!(is_right::<Register>(&[write.clone(), read((2, 3), 0), read((4, 5), 5)]));
-    assert!(!is_right::<Register>(&[write.clone(), read((2, 3), 5), read((4, 5), 0)]));
+    assert!(is_accepted::<Register>(&[write.clone(), read((2, 3), 0), read((4, 5), 5)]));
+    assert!(!is_accepted::<Register>(&[write.clone(), read((2, 3), 5), read((4, 5), 0)]));
     // Two concurrent readers have no order.
-    assert!(is_right::<Register>(&[write, read((2, 5), 5), made(2, (3, 6), Call::Read(0))]));
+    assert!(is_accepted::<Register>(&[write, read((2, 5), 5), made(2, (3, 6), Call::Read(0))]));
 }
 
 #[test]
@@ -45,9 +45,9 @@ fn two_readers_see_two_writes_in_one_order() {
     };
     let one = reads(2, 2, [1, 2]);
     let history = |other: [Made<Call>; 2]| [&writes[..], &one[..], &other[..]].concat();
-    assert!(is_right::<Register>(&history(reads(3, 3, [1, 2]))));
-    assert!(!is_right::<Register>(&history(reads(3, 8, [1, 2]))));
-    assert!(!is_right::<Register>(&history(reads(3, 3, [2, 1]))));
+    assert!(is_accepted::<Register>(&history(reads(3, 3, [1, 2]))));
+    assert!(!is_accepted::<Register>(&history(reads(3, 8, [1, 2]))));
+    assert!(!is_accepted::<Register>(&history(reads(3, 3, [2, 1]))));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn lost_append_or_two_orders_of_appends_is_refused() {
     let append = |client, record| made(client, (1, 10), log::LogCall::Append(record));
     let all = |at, records: &[u64]| made(3, at, log::LogCall::All(records.to_vec()));
     let both = [append(0, 7), append(1, 8)];
-    let with = |rest: &[Made<log::LogCall>]| is_right::<Log>(&[&both[..], rest].concat());
+    let with = |rest: &[Made<log::LogCall>]| is_accepted::<Log>(&[&both[..], rest].concat());
     assert!(with(&[all((11, 12), &[8, 7])]));
     assert!(!with(&[all((11, 12), &[8])]));
     assert!(!with(&[all((2, 3), &[8]), all((11, 12), &[7, 8])]));
@@ -70,24 +70,25 @@ fn stale_or_impossible_length_is_refused() {
         made(1, (3, 8), length::LengthCall::Truncate(4)),
         made(2, (3, 8), length::LengthCall::Append),
     ];
-    let ends_as =
-        |len| is_right::<Length>(&[&calls[..], &[made(0, (9, 10), length::LengthCall::Stat(len))]].concat());
+    let ends_as = |len| {
+        is_accepted::<Length>(&[&calls[..], &[made(0, (9, 10), length::LengthCall::Stat(len))]].concat())
+    };
     let possible: Vec<u64> = (0..20).filter(|len| ends_as(*len)).collect();
     assert_eq!(possible, [4, 5]);
-    assert!(!is_right::<Length>(&[calls[0].clone(), made(1, (3, 4), length::LengthCall::Stat(0))]));
+    assert!(!is_accepted::<Length>(&[calls[0].clone(), made(1, (3, 4), length::LengthCall::Stat(0))]));
 }
 
 #[test]
 fn name_made_twice_or_missing_during_a_replace_is_refused() {
     use names::NameCall as Call;
     let twice = [made(0, (1, 5), Call::Make(1, true)), made(1, (2, 6), Call::Make(1, true))];
-    assert!(!is_right::<Names>(&twice));
+    assert!(!is_accepted::<Names>(&twice));
     let once = [made(0, (1, 5), Call::Make(1, true)), made(1, (2, 6), Call::Make(1, false))];
-    assert!(is_right::<Names>(&once));
+    assert!(is_accepted::<Names>(&once));
     let replaced = |found| {
         let begin = made(0, (1, 2), Call::Replace(1, 100));
         let next = made(0, (3, 10), Call::Replace(1, 200));
-        is_right::<Names>(&[begin, next, made(1, (4, 5), Call::Find(1, found))])
+        is_accepted::<Names>(&[begin, next, made(1, (4, 5), Call::Find(1, found))])
     };
     assert!(replaced(Some(100)) && replaced(Some(200)));
     assert!(!replaced(None) && !replaced(Some(300)));
@@ -97,7 +98,7 @@ fn name_made_twice_or_missing_during_a_replace_is_refused() {
         made(1, (4, 5), Call::Find(2, Some(100))),
         made(1, (6, 7), Call::Find(1, Some(100))),
     ];
-    assert!(!is_right::<Names>(&moved), "both names at once");
+    assert!(!is_accepted::<Names>(&moved), "both names at once");
     let swapped = [
         made(0, (1, 2), Call::Replace(1, 100)),
         made(0, (3, 4), Call::Replace(2, 200)),
@@ -107,16 +108,16 @@ fn name_made_twice_or_missing_during_a_replace_is_refused() {
         made(1, (11, 12), Call::Swap(1, 2, false)),
         made(1, (13, 14), Call::Move(1, 2, false)),
     ];
-    assert!(is_right::<Names>(&swapped));
+    assert!(is_accepted::<Names>(&swapped));
 }
 
 #[test]
 fn pending_call_may_have_had_its_effect_or_not() {
     let pending = made(0, (1, u64::MAX), Call::Write(5));
     for value in [0, 5] {
-        assert!(is_right::<Register>(&[pending.clone(), made(1, (2, 3), Call::Read(value))]));
+        assert!(is_accepted::<Register>(&[pending.clone(), made(1, (2, 3), Call::Read(value))]));
     }
-    assert!(!is_right::<Register>(&[pending, made(1, (2, 3), Call::Read(6))]));
+    assert!(!is_accepted::<Register>(&[pending, made(1, (2, 3), Call::Read(6))]));
 }
 
 /// Repeatable random numbers (splitmix64).
@@ -132,7 +133,7 @@ impl Random {
 
 /// Returns calls of three clients on a correct register. Each takes effect at its own moment
 /// between call and return.
-fn of_a_register(random: &mut Random, count: u64) -> Vec<Made<Call>> {
+fn correct_history(random: &mut Random, count: u64) -> Vec<Made<Call>> {
     let mut value = 0;
     let mut free = [0; 3];
     let mut calls = Vec::new();
@@ -160,8 +161,8 @@ fn of_a_register(random: &mut Random, count: u64) -> Vec<Made<Call>> {
 fn refused_history_is_reduced_to_its_smallest_wrong_part() {
     let mut random = Random(7);
     for _ in 0..20 {
-        let mut history = of_a_register(&mut random, 120);
-        assert!(is_right::<Register>(&history));
+        let mut history = correct_history(&mut random, 120);
+        assert!(is_accepted::<Register>(&history));
         let stale =
             history.iter().rposition(|made| made.call == Call::Read(0)).map_or(history.len(), |at| at + 1);
         let after = history.iter().map(|made| made.returned).max().unwrap() + 1;
@@ -170,18 +171,18 @@ fn refused_history_is_reduced_to_its_smallest_wrong_part() {
         let Refused(part) = check(&Register::default(), &history).unwrap_err();
         assert!(part.len() <= 3, "{part:?}");
         assert!(part.iter().any(|made| made.call == Call::Read(0)), "{part:?}");
-        assert!(!is_right::<Register>(&part));
+        assert!(!is_accepted::<Register>(&part));
     }
 }
 
 /// Returns whether any order of all calls explains them, by trying each order.
-fn by_every_order(object: Register, rest: &[Made<Call>]) -> bool {
+fn is_explained_by_trial(object: Register, rest: &[Made<Call>]) -> bool {
     let may_be_next = |index: usize| rest.iter().all(|other| rest[index].called <= other.returned);
     rest.is_empty()
         || (0..rest.len()).filter(|index| may_be_next(*index)).any(|index| {
             let mut others = rest.to_vec();
             let next = others.remove(index);
-            object.after(&next.call).is_some_and(|after| by_every_order(after, &others))
+            object.after(&next.call).is_some_and(|after| is_explained_by_trial(after, &others))
         })
 }
 
@@ -198,8 +199,8 @@ fn random_histories_are_judged_as_by_trying_every_order() {
                 made(client, (called, called + 1 + random.below(5)), call)
             })
             .collect();
-        let expected = by_every_order(Register::default(), &history);
-        assert_eq!(is_right::<Register>(&history), expected, "{history:?}");
+        let expected = is_explained_by_trial(Register::default(), &history);
+        assert_eq!(is_accepted::<Register>(&history), expected, "{history:?}");
         verdicts[usize::from(expected)] += 1;
     }
     assert!(verdicts.iter().all(|count| *count > 300), "{verdicts:?}");
@@ -207,16 +208,16 @@ fn random_histories_are_judged_as_by_trying_every_order() {
 
 #[test]
 fn open_sees_the_last_closed_or_a_concurrent_value() {
-    let passage = |client, (called, returned), value| FileAccess { client, called, returned, value };
-    let stored = [passage(0, (0, 0), 'a'), passage(0, (1, 5), 'b'), passage(1, (8, 12), 'c')];
+    let access = |client, (called, returned), value| FileAccess { client, called, returned, value };
+    let stored = [access(0, (0, 0), 'a'), access(0, (1, 5), 'b'), access(1, (8, 12), 'c')];
     let sees = |at| -> Vec<char> {
-        let seen = |value: &char| reopened::check(&stored, &[passage(2, at, *value)]).is_ok();
+        let seen = |value: &char| reopened::check(&stored, &[access(2, at, *value)]).is_ok();
         ['a', 'b', 'c'].into_iter().filter(seen).collect()
     };
     assert_eq!(sees((2, 3)), ['a', 'b']);
     assert_eq!(sees((6, 7)), ['b']);
     assert_eq!(sees((6, 9)), ['b', 'c']);
     assert_eq!(sees((13, 14)), ['c']);
-    let late = reopened::check(&stored, &[passage(2, (13, 14), 'b')]).unwrap_err();
+    let late = reopened::check(&stored, &[access(2, (13, 14), 'b')]).unwrap_err();
     assert_eq!(late.stored.len(), 1);
 }

@@ -3,22 +3,22 @@
 //!
 //! A [`Question`] is defined once and asked of each [`Subject`]: by the module `guest::sharing` of
 //! the suites, where pinhole has to pass what its mode promises, and by `cargo xtask coherence`,
-//! which compares pinhole with virtiofsd. A [`Table`] holds the User-mode Linux guests, each with
+//! which compares pinhole with virtiofsd. A [`Participants`] holds the User-mode Linux guests, each with
 //! its own daemon, and a process of the host. All of them run the same program (`guest_program/`).
 //! Files outside the share tell it what to do, one step after another or all at once.
 
 mod fault;
 mod guest_program;
+mod participants;
 mod program;
 mod question;
 mod questions;
 mod settings;
 mod subject;
-mod table;
 
 pub use fault::Fault;
+pub use participants::Participants;
 pub use program::program;
 pub use question::{Group, Promised, Question};
 pub use questions::{QUESTIONS, steady_turns};
 pub use subject::Subject;
-pub use table::Table;

@@ -10,7 +10,7 @@ use crate::daemon::Daemon;
 use crate::guest::Guest;
 
 /// The built program. One guest builds it for all tables of a process.
-static MADE: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+static BUILT: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
 const COMPILE: &str =
     "gcc -O2 -Wall -Werror -static -o /mnt/out/guest_program /extra/guest_program.c /extra/work.c";
@@ -21,7 +21,7 @@ const COMPILE: &str =
 /// # Errors
 /// Fails if the guest cannot be started, or the program cannot be built.
 pub fn program(pinhole: &Path) -> Result<Vec<u8>, Fault> {
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut made = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(program) = made.as_ref() {
         return Ok(program.clone());
     }

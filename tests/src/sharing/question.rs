@@ -1,8 +1,8 @@
 //! Definition of a question, and of the modes in which pinhole promises the answer yes.
 
 use super::fault::Fault;
+use super::participants::Participants;
 use super::subject::Subject;
-use super::table::Table;
 
 /// Subject of a question. Each group is one test of a suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct Question {
     /// Modes in which the answer must be yes.
     pub promised: Promised,
     /// Asks the question. Returns what was counted, or why the answer is no.
-    pub answer: fn(&mut Table) -> Result<String, Fault>,
+    pub answer: fn(&mut Participants) -> Result<String, Fault>,
 }
 
 impl Question {
@@ -62,8 +62,8 @@ impl Question {
     ///
     /// # Errors
     /// [`Fault`]: why the answer is no, or what is wrong with the harness.
-    pub fn ask(&self, table: &mut Table) -> Result<String, Fault> {
-        table.answer(self.name, self.answer)
+    pub fn ask(&self, participants: &mut Participants) -> Result<String, Fault> {
+        participants.answer(self.name, self.answer)
     }
 
     /// Returns the same question with another promise.

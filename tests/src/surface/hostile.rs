@@ -146,14 +146,14 @@ fn raw(guest: &mut SurfaceGuest, bytes: &[u8]) -> Result<()> {
 /// chain.
 fn chains(guest: &mut SurfaceGuest) -> Result<()> {
     let (next, write) = (Descriptor::NEXT, Descriptor::WRITE);
-    let piece = |address, flags, next| Descriptor { address, len: 64, flags, next };
+    let descriptor = |address, flags, next| Descriptor { address, len: 64, flags, next };
     let inside = MEMORY_START + (32 << 20);
     let chains = [
-        vec![piece(MEMORY_START + MEMORY_LEN, next, 1), piece(inside, write, 0)],
-        vec![piece(u64::MAX - 8, next, 1), piece(inside, write, 0)],
-        vec![piece(inside, next | write, 1), piece(inside, 0, 0)],
-        vec![piece(inside, next, 1), piece(inside, next, 0)],
-        vec![piece(inside, write, 0)],
+        vec![descriptor(MEMORY_START + MEMORY_LEN, next, 1), descriptor(inside, write, 0)],
+        vec![descriptor(u64::MAX - 8, next, 1), descriptor(inside, write, 0)],
+        vec![descriptor(inside, next | write, 1), descriptor(inside, 0, 0)],
+        vec![descriptor(inside, next, 1), descriptor(inside, next, 0)],
+        vec![descriptor(inside, write, 0)],
     ];
     for chain in chains {
         guest.frontend.raw_chain(1, &chain).map_err(SurfaceError::wire("a malformed chain"))?;

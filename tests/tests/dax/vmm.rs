@@ -338,7 +338,7 @@ fn invalid_message_from_vmm_is_eio_until_new_channel() {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), EIO);
         dax.bench.is_alive().unwrap();
         assert_eq!(dax.map_writable(node, 0, SLOT, SLOT).unwrap(), EIO);
-        dax.window = Window::open(&mut dax.bench.guest, Rules { tells_memory: false, ..rules }).unwrap();
+        dax.window = Window::open(&mut dax.bench.guest, Rules { announces_memory: false, ..rules }).unwrap();
         let agreed = dax.bench.guest.init().unwrap();
         assert!(agreed.flags.contains(InitFlags::HAS_INODE_DAX), "{}", dax.bench.daemon.stderr());
         let node = dax.look_up("file").unwrap().node;

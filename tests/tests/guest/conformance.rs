@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use pinhole_tests::child::wait_for_exit;
 use pinhole_tests::daemon::{Daemon, pinhole_program};
-use pinhole_tests::guest::{Guest, Pieces};
+use pinhole_tests::guest::{Guest, Parts};
 use tempfile::TempDir;
 
 /// Number of fsx operations in each cache mode, unless `PINHOLE_FSX_OPERATIONS` is set.
@@ -150,7 +150,7 @@ fn pjdfstest_config(nobody: &str, daemon: &str) -> String {
 }
 
 fn pjdfstest(directory: &Path, config: &Path) -> BTreeSet<(String, String)> {
-    let mut command = Command::new(Pieces::locate().tool("pjdfstest").unwrap());
+    let mut command = Command::new(Parts::locate().tool("pjdfstest").unwrap());
     results(&run(command.arg("-c").arg(config).arg("-p").arg(directory)).1)
 }
 
@@ -212,7 +212,7 @@ fn fsx(arguments: &[&str], mapped: bool) {
     let mut mount = Mount::within(Path::new("/dev/shm"), arguments);
     let config = mount.work.path().join("fsx.toml");
     fs::write(&config, fsx_config(mapped)).unwrap();
-    let mut command = Command::new(Pieces::locate().tool("fsx").unwrap());
+    let mut command = Command::new(Parts::locate().tool("fsx").unwrap());
     command.arg("-f").arg(config).args(["-N", &operations.to_string(), "-S", &seed().to_string()]);
     let (success, text) = run(command.arg("-P").arg(mount.work.path()).arg(mount.mounted().join("file")));
     let end = text.lines().rev().take(60).collect::<Vec<_>>();
@@ -330,7 +330,7 @@ fn direct_and_buffered_io_agree_in_every_cache_mode() {
 /// Runs the two suites in a guest. There are fewer cases, because it has one virtual CPU.
 #[test]
 fn a_quick_subset_of_both_suites_passes_in_a_guest() {
-    let tool = |name| fs::read(Pieces::locate().tool(name).unwrap()).unwrap();
+    let tool = |name| fs::read(Parts::locate().tool(name).unwrap()).unwrap();
     let shared = tempfile::tempdir().unwrap();
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let daemon = Daemon::pinhole(shared.path()).unwrap().argument("--tag=s").argument("--profile=full");

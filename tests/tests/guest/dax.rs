@@ -7,7 +7,7 @@
 //! have such lengths, and `--dax=always` declares that their lengths are right.
 
 use pinhole_tests::daemon::{Daemon, Serving};
-use pinhole_tests::guest::{Device, Guest, Pieces, Share};
+use pinhole_tests::guest::{Device, Guest, Parts, Share};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
@@ -199,7 +199,7 @@ fn fio_in_two_guests_verifies_stores_of_both() {
     for name in ["file0", "file1"] {
         make_file(&folder.path().join(name), 4 * SLOT);
     }
-    let userland = Pieces::locate().userland().unwrap();
+    let userland = Parts::locate().userland().unwrap();
     // Each guest stores into its own file (fio's mmap engine writes a job with an offset to the
     // start of the file). When both are done, each verifies the file of the other.
     let script = |own: u8, other: u8| {

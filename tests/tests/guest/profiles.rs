@@ -13,7 +13,7 @@ use super::cases::{Shared, boot, serve};
 use super::host_view::HostView;
 use super::report::{Difference, Report};
 use pinhole_tests::daemon::Daemon;
-use pinhole_tests::guest::{Guest, Pieces};
+use pinhole_tests::guest::{Guest, Parts};
 
 /// Operations that `share` refuses, case by case, and their results in the guest.
 /// docs/use/policy.md explains each.
@@ -221,7 +221,7 @@ fn no_profile_makes_a_daemon_complain() {
 
 #[test]
 fn a_debian_tree_runs_from_a_rootfs_share() {
-    let tree = Pieces::locate().userland().unwrap();
+    let tree = Parts::locate().userland().unwrap();
     let mut daemon = Daemon::pinhole(&tree)
         .unwrap()
         .argument("--tag=root")

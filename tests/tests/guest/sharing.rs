@@ -9,19 +9,19 @@
 use std::collections::BTreeMap;
 
 use pinhole_tests::daemon::pinhole_program;
-use pinhole_tests::sharing::{Group, QUESTIONS, Subject, Table};
+use pinhole_tests::sharing::{Group, Participants, QUESTIONS, Subject};
 
 /// Asks all questions of some groups and panics with the wrong answers. Returns the counts of each
 /// question.
 fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static str, String> {
-    let mut table = Table::new(pinhole_program().unwrap(), subject, guests);
+    let mut participants = Participants::new(pinhole_program().unwrap(), subject, guests);
     let (mut right, mut wrong) = (BTreeMap::new(), Vec::new());
     for question in QUESTIONS.into_iter().flatten() {
         if !groups.contains(&question.group) || !question.promised.by(subject) {
             continue;
         }
         let began = std::time::Instant::now();
-        match question.ask(&mut table) {
+        match question.ask(&mut participants) {
             Ok(counted) => {
                 println!("{}: {counted} ({:?})", question.name, began.elapsed());
                 right.insert(question.name, counted);
@@ -33,7 +33,7 @@ fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static s
         wrong.is_empty(),
         "{subject}, {guests} guests:\n{}\ndaemons:\n{}",
         wrong.join("\n"),
-        table.daemons_said()
+        participants.daemon_logs()
     );
     right
 }

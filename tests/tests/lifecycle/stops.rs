@@ -104,7 +104,7 @@ fn with_lock_waiter(interruption: (Interruption, usize)) {
     let daemon = share.serve(&[]).unwrap();
     let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
     let file = guest.open("file", O_RDWR).unwrap();
-    let waits = guest.set_and_wait(file, Lock::flock(WRITE, 1)).unwrap();
+    let waits = guest.submit_setlkw(file, Lock::flock(WRITE, 1)).unwrap();
     // On the other queue, because the waiting request keeps its descriptors in the first.
     let getattr = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();
     interrupt_during(interruption, daemon.serving_id(), || {

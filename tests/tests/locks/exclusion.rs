@@ -4,7 +4,9 @@
 use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::client::Opened;
 use pinhole_tests::frontend::frame::opcode::{SETLK, SETLKW};
-use pinhole_tests::frontend::locks::{InTheWay, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of};
+use pinhole_tests::frontend::locks::{
+    ConflictingLock, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of,
+};
 use pinhole_tests::linux::{EAGAIN, O_RDONLY, O_RDWR};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
@@ -124,7 +126,7 @@ fn mapped_file_is_locked_by_one_guest_at_a_time() {
         assert_eq!(here.set(mine, read(1, 128, 128)).unwrap(), 0);
         assert_eq!(on_host(), whole, "{name}");
         assert_eq!(there.set(yours, read(1, 120, 120)).unwrap(), EAGAIN, "{name}");
-        let found = InTheWay { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
+        let found = ConflictingLock { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
         assert_eq!(there.get(yours, write(1, 128, 128)).unwrap(), Some(found), "{name}");
         // Within one guest it is an ordinary file.
         assert_eq!(here.set(mine, read(2, 128, 128)).unwrap(), 0);
@@ -161,20 +163,20 @@ fn getlk_returns_the_conflicting_lock_and_its_owner() {
     let asked = write(2, 5, 30);
     assert_eq!(scene.guest(0).get(files[0], asked).unwrap(), None);
     assert_eq!(scene.guest(0).set(files[0], read(1, 10, 19)).unwrap(), 0);
-    let found = InTheWay { start: 10, end: 19, kind: READ, pid: pid_of(1) };
+    let found = ConflictingLock { start: 10, end: 19, kind: READ, pid: pid_of(1) };
     assert_eq!(scene.guest(0).get(files[0], asked).unwrap(), Some(found));
     // No conflict with its own owner, a reader, or other bytes.
     for free in [write(1, 0, TO_THE_END), read(2, 0, TO_THE_END), write(2, 0, 9), write(2, 20, TO_THE_END)] {
         assert_eq!(scene.guest(0).get(files[0], free).unwrap(), None, "{free:?}");
     }
     // A process of another guest has no number here.
-    assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(InTheWay { pid: 0, ..found }));
+    assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(ConflictingLock { pid: 0, ..found }));
     assert_eq!(scene.guest(0).set(files[0], read(1, 0, TO_THE_END).to(UNLOCK)).unwrap(), 0);
     let here = scene.file();
     fcntl_lock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
     // A process of the host has none either: its number could be that of another process in the
     // guest.
-    let whole = InTheWay { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
+    let whole = ConflictingLock { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
     assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(whole));
     drop(here);
     assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), None);

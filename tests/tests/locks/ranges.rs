@@ -7,7 +7,7 @@
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Client, Opened, SharedFolder};
 use pinhole_tests::frontend::locks::{
-    HostLock, InTheWay, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of,
+    ConflictingLock, HostLock, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of,
 };
 use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup};
 use pinhole_tests::linux::{EAGAIN, ENOLCK};
@@ -53,12 +53,12 @@ impl Model {
     }
 
     /// Returns the locks that conflict with a lock, of those owners that `whose` accepts.
-    fn in_the_way(&self, lock: Lock, whose: impl Fn(usize) -> bool) -> Vec<InTheWay> {
+    fn in_the_way(&self, lock: Lock, whose: impl Fn(usize) -> bool) -> Vec<ConflictingLock> {
         let mut found = Vec::new();
         for (owner, held) in self.held.iter().enumerate().filter(|(owner, _)| whose(*owner)) {
             for cell in cells(lock).filter(|cell| held[*cell].is_some_and(|kind| excludes(kind, lock.kind))) {
                 let (start, end, kind) = run(held, cell);
-                found.push(InTheWay { start, end, kind, pid: pid_of(OWNERS[owner]) });
+                found.push(ConflictingLock { start, end, kind, pid: pid_of(OWNERS[owner]) });
             }
         }
         found
@@ -148,7 +148,7 @@ fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share:
         assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
         // For another guest both owners are foreign.
         let (said, known) = (other.get(elsewhere[0], asked).unwrap(), model.in_the_way(asked, |_| true));
-        let known: Vec<_> = known.into_iter().map(|found| InTheWay { pid: 0, ..found }).collect();
+        let known: Vec<_> = known.into_iter().map(|found| ConflictingLock { pid: 0, ..found }).collect();
         assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
         if random.below(40) == 0 {
             let owner = OWNERS[usize::try_from(random.below(2)).unwrap()];
@@ -226,7 +226,7 @@ fn locks_past_the_limit_are_enolck_until_unlock() {
         assert_eq!(guest.set(*file, write(owner)).unwrap(), 0);
     }
     assert_eq!(guest.set(files[3], write(4)).unwrap(), ENOLCK);
-    let waits = guest.set_and_wait(files[3], write(4)).unwrap();
+    let waits = guest.submit_setlkw(files[3], write(4)).unwrap();
     assert_eq!(guest.outcome(waits).unwrap(), ENOLCK);
     // Queries and unlocks do not count.
     assert_eq!(guest.get(files[3], write(4)).unwrap(), None);

@@ -67,7 +67,7 @@ impl WaitScene {
 
     /// Sends a lock request and checks that it waits while other requests are served.
     fn waits(&mut self, index: usize, lock: Lock) -> Asked {
-        let asked = self.guests[index].set_and_wait(self.files[index], lock).unwrap();
+        let asked = self.guests[index].submit_setlkw(self.files[index], lock).unwrap();
         self.guests[index].is_alive().unwrap();
         assert!(
             !self.guests[index].is_answered(asked).unwrap(),
@@ -222,7 +222,7 @@ fn flock_waits_for_guests_and_host_processes_as_well() {
     assert_eq!(scene.outcome(0, asked), 0);
     let there = scene.waits(1, Lock::flock(READ, 1));
     let second = scene.guests[0].open("file", O_RDWR).unwrap();
-    let local = scene.guests[0].set_and_wait(second, Lock::flock(READ, 2)).unwrap();
+    let local = scene.guests[0].submit_setlkw(second, Lock::flock(READ, 2)).unwrap();
     scene.guests[0].is_alive().unwrap();
     assert_eq!(scene.set(0, Lock::flock(UNLOCK, 1)), 0);
     assert_eq!((scene.outcome(1, there), scene.outcome(0, local)), (0, 0));
@@ -253,7 +253,7 @@ fn wait_that_closes_a_cycle_is_edeadlk() {
             .map(|owner| scene.waits(0, write(owner, (owner + 1) * 10, (owner + 1) * 10)))
             .collect();
         let (guest, file) = (&mut scene.guests[0], scene.files[0]);
-        let closes = guest.set_and_wait(file, write(owners, 10, 10)).unwrap();
+        let closes = guest.submit_setlkw(file, write(owners, 10, 10)).unwrap();
         assert_eq!(guest.outcome(closes).unwrap(), EDEADLK, "{owners} owners");
         // A request that does not wait gets EAGAIN, and all continue when one owner releases its
         // lock.
@@ -295,7 +295,7 @@ fn waiter_on_a_released_handle_leaves_no_lock() {
         let mut scene = WaitScene::new(1);
         let second = scene.guests[0].open("file", O_RDWR).unwrap();
         assert_eq!(scene.set(0, Lock { owner: 1, ..lock }), 0);
-        let asked = scene.guests[0].set_and_wait(second, lock).unwrap();
+        let asked = scene.guests[0].submit_setlkw(second, lock).unwrap();
         scene.guests[0].is_alive().unwrap();
         assert_eq!(scene.guests[0].release(second, Some(2)).unwrap(), 0);
         assert_eq!(scene.set(0, Lock { owner: 1, ..lock }.to(UNLOCK)), 0);
@@ -356,7 +356,7 @@ fn stopped_queue_has_answered_lock_waiters() {
     let mut waiting: Vec<Asked> = (1..=20).map(|owner| scene.waits(0, write(owner, 0, 9))).collect();
     let second = scene.guests[0].open("file", O_RDWR).unwrap();
     assert_eq!(scene.set(0, Lock::flock(WRITE, 0)), 0);
-    waiting.push(scene.guests[0].set_and_wait(second, Lock::flock(READ, 1)).unwrap());
+    waiting.push(scene.guests[0].submit_setlkw(second, Lock::flock(READ, 1)).unwrap());
     scene.guests[0].is_alive().unwrap();
     let base = scene.guests[0].guest.stop_queue(1).unwrap();
     for asked in waiting {
@@ -441,7 +441,7 @@ fn too_many_lock_waiters_are_enolck() {
     // A ring refuses requests without space while lock waits are still possible, so a few more may
     // wait.
     let refused = (asked + 1..).take(1024).find_map(|owner| {
-        let said = scene.guests[0].set_and_wait(scene.files[0], write(owner, 0, 9)).unwrap();
+        let said = scene.guests[0].submit_setlkw(scene.files[0], write(owner, 0, 9)).unwrap();
         scene.guests[0].is_alive().unwrap();
         scene.guests[0].is_answered(said).unwrap().then(|| scene.outcome(0, said))
     });

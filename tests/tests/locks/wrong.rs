@@ -15,7 +15,7 @@ fn file_handle_locks_only_in_its_access_mode() {
     let guest = scene.guest(0);
     assert_eq!(guest.set(reads, write(1, 0, 9)).unwrap(), EBADF);
     assert_eq!(guest.set(writes, read(1, 0, 9)).unwrap(), EBADF);
-    let waits = guest.set_and_wait(reads, write(1, 0, 9)).unwrap();
+    let waits = guest.submit_setlkw(reads, write(1, 0, 9)).unwrap();
     assert_eq!(guest.outcome(waits).unwrap(), EBADF);
     assert_eq!(guest.set(reads, read(1, 0, 9)).unwrap(), 0);
     // It must not upgrade the lock of another handle either.

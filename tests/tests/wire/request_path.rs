@@ -333,8 +333,8 @@ fn every_layout_of_descriptors_carries_the_same_request() {
         let mut bench = Bench::with(setup, &[]).unwrap();
         fs::write(bench.host("file"), "0123456789").unwrap();
         for indirect in [false, setup.features & INDIRECT != 0] {
-            for piece_len in [1 << 20, 17, 3] {
-                bench.guest.shape = Shape { indirect, piece_len };
+            for descriptor_len_max in [1 << 20, 17, 3] {
+                bench.guest.shape = Shape { indirect, descriptor_len_max };
                 let entry = bench.body(lookup("file"), ENTRY_LEN).unwrap();
                 same_attr(&entry, 40, &bench.host("file"));
             }

@@ -30,7 +30,7 @@ const A_WHILE: Duration = Duration::from_millis(300);
 const THREADS_LIMIT: Duration = Duration::from_secs(40);
 /// Set-up with enough descriptors for a thousand requests, each behind one of them.
 const WIDE: Setup = Setup { queues: 3, queue_size: 1024, features: INDIRECT | EVENT_IDX };
-const NARROW_SHAPE: Shape = Shape { indirect: true, piece_len: 1 << 20 };
+const NARROW_SHAPE: Shape = Shape { indirect: true, descriptor_len_max: 1 << 20 };
 
 /// Returns the content of the slow file at `offset`. Every page is different.
 fn content(offset: usize, len: usize) -> Vec<u8> {

@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Instant;
 
-use pinhole_tests::guest::Pieces;
+use pinhole_tests::guest::Parts;
 use rustix::fs::FlockOperation;
 
 use crate::console::say;
@@ -70,7 +70,7 @@ pub(crate) fn main(arguments: &GuestArguments) -> Outcome {
 /// Fetches those of `parts` that are missing or out of date. Waits while another process fetches
 /// parts.
 pub(crate) fn ensure(parts: &[Part]) -> Outcome {
-    let folder = Pieces::locate().root().to_path_buf();
+    let folder = Parts::locate().root().to_path_buf();
     if parts.iter().all(|&part| is_current(part, &folder)) {
         return Ok(());
     }

@@ -6,7 +6,7 @@
 
 mod page;
 
-use pinhole_tests::sharing::{QUESTIONS, Question, Subject, Table};
+use pinhole_tests::sharing::{Participants, QUESTIONS, Question, Subject};
 
 use crate::conditions::Conditions;
 use crate::console::say;
@@ -56,9 +56,9 @@ pub(crate) fn main(arguments: &CoherenceArguments, load: &str) -> Outcome {
     let mut rows: Vec<QuestionRow> =
         chosen.into_iter().map(|question| QuestionRow { question, answers: Vec::new() }).collect();
     for subject in Subject::ALL {
-        let table = Table::new(&program, subject, usize::from(arguments.guests));
-        let mut table = table.databases_for(DATABASES_SECONDS);
-        ask(subject, &mut table, &mut rows)?;
+        let participants = Participants::new(&program, subject, usize::from(arguments.guests));
+        let mut participants = participants.databases_for(DATABASES_SECONDS);
+        ask(subject, &mut participants, &mut rows)?;
     }
     say(format!("\n{}", page::table(&rows).plain()));
     if arguments.write {
@@ -69,10 +69,10 @@ pub(crate) fn main(arguments: &CoherenceArguments, load: &str) -> Outcome {
 }
 
 /// Asks one subject all questions, and adds its answers to `rows`.
-fn ask(subject: Subject, table: &mut Table, rows: &mut [QuestionRow]) -> Outcome {
+fn ask(subject: Subject, participants: &mut Participants, rows: &mut [QuestionRow]) -> Outcome {
     say(format!("\n== {subject}"));
     for row in rows {
-        let answer = match row.question.ask(table) {
+        let answer = match row.question.ask(participants) {
             Ok(counted) => Ok(counted),
             Err(fault) if fault.is_answer() => Err(fault.to_string()),
             Err(fault) => return Err(Failure::new(format!("{subject}: {}: {fault}", row.question.name))),

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use pinhole_tests::guest::{Guest, Pieces};
+use pinhole_tests::guest::{Guest, Parts};
 
 use super::subject::{ALL, Subject, SurfacePrograms};
 use crate::step::{Failure, Outcome};
@@ -79,9 +79,9 @@ fn is_function(line: &str) -> bool {
 /// Adds the files that the guest needs beside its busybox.
 fn pack(mut guest: Guest, programs: &SurfacePrograms) -> Outcome<Guest> {
     let missing = |error: pinhole_tests::guest::GuestError| Failure::new(error.to_string());
-    let pieces = Pieces::locate();
-    let (base, userland) = (pieces.base().map_err(missing)?, pieces.userland().map_err(missing)?);
-    let modules = pieces.qemu().map_err(missing)?.join("usr/lib/modules");
+    let parts = Parts::locate();
+    let (base, userland) = (parts.base().map_err(missing)?, parts.userland().map_err(missing)?);
+    let modules = parts.qemu().map_err(missing)?.join("usr/lib/modules");
     let mut add = |name: &str, from: &Path| {
         let bytes = fs::read(from).map_err(Failure::io(format!("cannot read {}", from.display())))?;
         guest = guest.clone().file(&format!("host/{name}"), 0o755, bytes);

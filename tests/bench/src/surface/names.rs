@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use pinhole_tests::guest::Pieces;
+use pinhole_tests::guest::Parts;
 
 use crate::step::{Failure, Outcome};
 
@@ -21,7 +21,7 @@ impl Names {
     /// # Errors
     /// Fails if the headers have not been fetched.
     pub(super) fn read() -> Outcome<Self> {
-        let base = Pieces::locate().base().map_err(|error| Failure::new(error.to_string()))?;
+        let base = Parts::locate().base().map_err(|error| Failure::new(error.to_string()))?;
         let text = |name: &str| {
             let path = base.join("usr/include").join(name);
             fs::read_to_string(&path).map_err(Failure::io(format!("cannot read {}", path.display())))

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::verdict::{hold, number, word};
+use super::verdict::{ensure, number, word};
+use crate::sharing::participants::{A, B, H, Participants, read_text};
 use crate::sharing::settings::turns;
-use crate::sharing::table::{A, B, H, Table, read};
 use crate::sharing::{Fault, Group, Promised, Question};
 
 pub(super) const LOCKS: [Question; 8] = [
@@ -41,7 +41,7 @@ pub(super) const LOCKS: [Question; 8] = [
 const fn question(
     name: &'static str,
     asks: &'static str,
-    answer: fn(&mut Table) -> Result<String, Fault>,
+    answer: fn(&mut Participants) -> Result<String, Fault>,
 ) -> Question {
     Question { name, asks, group: Group::Locks, promised: Promised::Strict, answer }
 }
@@ -49,8 +49,8 @@ const fn question(
 /// Upper bound on the turns of all programs under a lock.
 const LIMIT: Duration = Duration::from_mins(4);
 
-fn held(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn held(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (H, "put f content", "ok"),
         (A, "open a rw f", "ok"),
         (B, "open b rw f", "ok"),
@@ -82,8 +82,8 @@ fn held(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-fn flock_held(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn flock_held(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (H, "put f content", "ok"),
         (A, "open a rw f", "ok"),
         (B, "open b rw f", "ok"),
@@ -108,35 +108,37 @@ fn flock_held(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-fn count(table: &mut Table, how: &str, count: u32) -> Result<String, Fault> {
-    table.step(H, "put number 0", "ok")?;
-    table.together(&format!("$guest_program count {how} number {{me}} {count}"), LIMIT * turns(1))?;
-    let found = read(&table.place()?.join("number"))?;
-    let wanted = u64::from(count) * table.all() as u64;
-    hold(found.trim() == wanted.to_string(), || {
+fn count(participants: &mut Participants, how: &str, count: u32) -> Result<String, Fault> {
+    participants.step(H, "put number 0", "ok")?;
+    participants.together(&format!("$guest_program count {how} number {{me}} {count}"), LIMIT * turns(1))?;
+    let found = read_text(&participants.folder()?.join("number"))?;
+    let wanted = u64::from(count) * participants.count() as u64;
+    ensure(found.trim() == wanted.to_string(), || {
         format!("{} of {wanted} turns are in the number", found.trim())
     })?;
     Ok(format!("{wanted} turns"))
 }
 
-fn count_fcntl(table: &mut Table) -> Result<String, Fault> {
-    count(table, "fcntl", turns(150))
+fn count_fcntl(participants: &mut Participants) -> Result<String, Fault> {
+    count(participants, "fcntl", turns(150))
 }
 
-fn count_flock(table: &mut Table) -> Result<String, Fault> {
-    count(table, "flock", turns(150))
+fn count_flock(participants: &mut Participants) -> Result<String, Fault> {
+    count(participants, "flock", turns(150))
 }
 
-fn count_between(table: &mut Table) -> Result<String, Fault> {
-    count(table, "between", turns(100))
+fn count_between(participants: &mut Participants) -> Result<String, Fault> {
+    count(participants, "between", turns(100))
 }
 
-fn ping_pong(table: &mut Table) -> Result<String, Fault> {
-    let (wanted, all) = (u64::from(turns(200)), table.all());
-    let said = table.says(H, "run head -c 512 /dev/zero > f")?;
-    hold(said.is_empty(), || said)?;
-    let said = table.together(&format!("$guest_program pingpong rw f {{all}} {wanted}"), LIMIT * turns(1))?;
-    let bytes = std::fs::read(table.place()?.join("f")).map_err(Fault::host("cannot read what they left"))?;
+fn ping_pong(participants: &mut Participants) -> Result<String, Fault> {
+    let (wanted, all) = (u64::from(turns(200)), participants.count());
+    let said = participants.reply(H, "run head -c 512 /dev/zero > f")?;
+    ensure(said.is_empty(), || said)?;
+    let said =
+        participants.together(&format!("$guest_program pingpong rw f {{all}} {wanted}"), LIMIT * turns(1))?;
+    let bytes = std::fs::read(participants.folder()?.join("f"))
+        .map_err(Fault::host("cannot read a file of the share"))?;
     let sum = steady_turns(&said, &bytes, wanted)?;
     Ok(format!("increment {all}, {sum} visits"))
 }
@@ -154,18 +156,18 @@ pub fn steady_turns(said: &[String], file: &[u8], wanted: u64) -> Result<u64, Fa
     let counted: u64 =
         counters.map(|bytes| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))).sum();
     let sum: u64 = passed.iter().sum();
-    hold(counted == sum, || format!("{counted} of {sum} turns are counted"))?;
-    hold(steady.iter().all(|steady| *steady >= wanted), || {
+    ensure(counted == sum, || format!("{counted} of {sum} turns are counted"))?;
+    ensure(steady.iter().all(|steady| *steady >= wanted), || {
         format!("the increment was {} at only {steady:?} of {passed:?} visits", said.len())
     })?;
-    hold(other.iter().all(|other| *other == 0), || {
+    ensure(other.iter().all(|other| *other == 0), || {
         format!("the increment was not {} at {other:?} visits while all were at it", said.len())
     })?;
     Ok(sum)
 }
 
-fn killed(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn killed(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (H, "put f content", "ok"),
         (A, "open a rw f", "ok"),
         (A, "lock a w 0 0", "ok"),
@@ -174,34 +176,34 @@ fn killed(table: &mut Table) -> Result<String, Fault> {
         (B, "lock b w 0 0", "EAGAIN"),
         (B, "flock b x", "EAGAIN"),
     ])?;
-    table.kill(0)?;
+    participants.kill(0)?;
     // The waiting process gets the lock, however long the daemon takes to notice the end of its
     // guest.
-    table.step(
+    participants.step(
         B,
         "run $guest_program count fcntl f 1 1 && timeout 60 flock f true && echo free",
         "turns 1\nfree",
     )?;
-    table.talk(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
+    participants.steps(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
 }
 
 /// Checks a caller that is killed while it waits. On virtio-fs the daemon does not learn of the
 /// kill, so the request waits until it gets the lock.
-fn killed_waiting(table: &mut Table) -> Result<String, Fault> {
-    table.step(H, "put f content", "ok")?;
+fn killed_waiting(participants: &mut Participants) -> Result<String, Fault> {
+    participants.step(H, "put f content", "ok")?;
     for holder in [A, B, H] {
         for (how, lock, unlock) in
             [("fcntl", "lock z w 0 0", "lock z u 0 0"), ("flock", "flock z x", "flock z u")]
         {
-            table.talk(&[(holder, "open z rw f", "ok"), (holder, lock, "ok")])?;
-            let said = table.says(B, &format!("run $guest_program abandon {how} f"))?;
-            hold(word(&said, 1) == "S", || format!("it did not wait for {how} of {holder:?}: {said}"))?;
+            participants.steps(&[(holder, "open z rw f", "ok"), (holder, lock, "ok")])?;
+            let said = participants.reply(B, &format!("run $guest_program abandon {how} f"))?;
+            ensure(word(&said, 1) == "S", || format!("it did not wait for {how} of {holder:?}: {said}"))?;
             let gone = format!("run $guest_program gone {}", word(&said, 0));
-            table.step(holder, unlock, "ok")?;
+            participants.step(holder, unlock, "ok")?;
             let have = format!("run $guest_program have {how} f");
-            table.talk(&[(H, &have, "had"), (A, &have, "had"), (B, &gone, "gone")])?;
+            participants.steps(&[(H, &have, "had"), (A, &have, "had"), (B, &gone, "gone")])?;
             // Now the killed caller can have no further lock.
-            table.talk(&[
+            participants.steps(&[
                 (H, &have, "had"),
                 (A, &have, "had"),
                 (B, &have, "had"),

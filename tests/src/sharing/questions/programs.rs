@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::verdict::hold;
+use super::verdict::ensure;
+use crate::sharing::participants::{A, B, H, Participant, Participants};
 use crate::sharing::settings::turns;
-use crate::sharing::table::{A, B, H, Participant, Table};
 use crate::sharing::{Fault, Group, Promised, Question};
 
 pub(super) const PROGRAMS: [Question; 3] = [
@@ -34,7 +34,7 @@ const fn question(
     name: &'static str,
     asks: &'static str,
     group: Group,
-    answer: fn(&mut Table) -> Result<String, Fault>,
+    answer: fn(&mut Participants) -> Result<String, Fault>,
 ) -> Question {
     Question { name, asks, group, promised: Promised::Strict, answer }
 }
@@ -47,9 +47,9 @@ fn limit() -> Duration {
 const IDENTITY: &str = "export GIT_AUTHOR_NAME=g GIT_AUTHOR_EMAIL=g@g GIT_COMMITTER_NAME=g GIT_COMMITTER_EMAIL=g@g \
                         GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=gc.auto GIT_CONFIG_VALUE_0=0;";
 
-fn git(table: &mut Table) -> Result<String, Fault> {
+fn git(participants: &mut Participants) -> Result<String, Fault> {
     let count = turns(6);
-    table.step(
+    participants.step(
         A,
         &format!("run {IDENTITY} git init -q -b main . && git commit -q --allow-empty -m first"),
         "",
@@ -63,15 +63,15 @@ fn git(table: &mut Table) -> Result<String, Fault> {
         "{IDENTITY} RANDOM={{me}}; {again} for i in $(seq {count}); do echo $i > file-{{me}}-$i; try add file-{{me}}-$i; \
          try commit -q --allow-empty -m {{me}}-$i; done"
     );
-    table.guests(&command, limit())?;
-    let guests = table.all() - 1;
+    participants.guests(&command, limit())?;
+    let guests = participants.count() - 1;
     let wanted = u64::from(count) * guests as u64;
     // Git reads the index before it locks it, on any file system: a file that was added meanwhile
     // may be missing in it.
     let check = "run git fsck --full --strict --no-dangling 2>&1; git status --porcelain | grep -v '^??'; git rev-list --count HEAD";
     for guest in [A, B] {
-        let said = table.says(guest, check)?;
-        hold(said == (wanted + 1).to_string(), || format!("of {wanted} commits, and one before: {said}"))?;
+        let said = participants.reply(guest, check)?;
+        ensure(said == (wanted + 1).to_string(), || format!("of {wanted} commits, and one before: {said}"))?;
     }
     Ok(format!("{wanted} commits"))
 }
@@ -102,14 +102,19 @@ fn patience(seconds: u32) -> Duration {
 
 /// Checks that each program counts the committed rows in the database, after it has sent `first` to
 /// SQLite.
-fn sound(table: &mut Table, those: &[Participant], first: &str, committed: u64) -> Result<(), Fault> {
+fn check_database(
+    participants: &mut Participants,
+    those: &[Participant],
+    first: &str,
+    committed: u64,
+) -> Result<(), Fault> {
     let check = format!(
         "run echo '{first} pragma integrity_check; select count(*) from t; select n from n;' | sqlite3 base 2>&1"
     );
     for who in those {
-        let said = table.says(*who, &check)?;
+        let said = participants.reply(*who, &check)?;
         let wanted = format!("ok\n{committed}\n{committed}");
-        hold(said == wanted, || {
+        ensure(said == wanted, || {
             format!("{committed} rows were committed; the database says to {who:?}: {said}")
         })?;
     }
@@ -125,20 +130,20 @@ fn by_each(said: &[String]) -> Vec<u64> {
     said.iter().map(|text| committed(std::slice::from_ref(text))).collect()
 }
 
-fn rollback(table: &mut Table) -> Result<String, Fault> {
-    table.step(A, &format!("run sqlite3 base \"{TABLES}\""), "")?;
-    let seconds = table.seconds();
-    let said = table.together(&insert(seconds, "cat $HOME/why; exit 1"), patience(seconds))?;
+fn rollback(participants: &mut Participants) -> Result<String, Fault> {
+    participants.step(A, &format!("run sqlite3 base \"{TABLES}\""), "")?;
+    let seconds = participants.seconds();
+    let said = participants.together(&insert(seconds, "cat $HOME/why; exit 1"), patience(seconds))?;
     let (rows, each) = (committed(&said), by_each(&said));
-    sound(table, &[A, B, H], "", rows)?;
-    hold(each.iter().all(|rows| *rows > 0), || format!("rows of each: {each:?}"))?;
+    check_database(participants, &[A, B, H], "", rows)?;
+    ensure(each.iter().all(|rows| *rows > 0), || format!("rows of each: {each:?}"))?;
     Ok(format!("{rows} rows in {seconds} s, {each:?} of each and the host"))
 }
 
-fn wal(table: &mut Table) -> Result<String, Fault> {
+fn wal(participants: &mut Participants) -> Result<String, Fault> {
     let make = format!("run sqlite3 /tmp/base \"pragma journal_mode=wal; {TABLES}\" && cp /tmp/base base");
-    table.step(A, &make, "wal")?;
-    if table.subject().maps_shared() { wal_in_turns(table) } else { wal_refused(table) }
+    participants.step(A, &make, "wal")?;
+    if participants.subject().maps_shared() { wal_in_turns(participants) } else { wal_refused(participants) }
 }
 
 /// Returns the errors of SQLite, one line each.
@@ -148,36 +153,43 @@ fn refusals(text: &str) -> impl Iterator<Item = &str> {
 
 /// Checks modes where the index of the log can be mapped: one guest at a time has it, and no row is
 /// lost.
-fn wal_in_turns(table: &mut Table) -> Result<String, Fault> {
+fn wal_in_turns(participants: &mut Participants) -> Result<String, Fault> {
     // Errors of SQLite if another program has the index, or the database.
     const BUSY: [&str; 2] = ["locking protocol", "database is locked"];
-    let seconds = table.seconds();
-    let said = table.together(&insert(seconds, "echo refused: $(cat $HOME/why)"), patience(seconds))?;
+    let seconds = participants.seconds();
+    let said =
+        participants.together(&insert(seconds, "echo refused: $(cat $HOME/why)"), patience(seconds))?;
     let (rows, each) = (committed(&said), by_each(&said));
     let busy: Vec<&str> = said.iter().flat_map(|text| refusals(text)).collect();
     let other = busy.iter().find(|line| !BUSY.iter().any(|words| line.contains(words)));
-    hold(other.is_none(), || format!("{}; rows of each: {each:?}", other.unwrap_or(&"")))?;
-    hold(each.iter().all(|rows| *rows > 0), || format!("rows of each: {each:?}; {:?}", busy.first()))?;
-    sound(table, &[A, B, H], "", rows)?;
+    ensure(other.is_none(), || format!("{}; rows of each: {each:?}", other.unwrap_or(&"")))?;
+    ensure(each.iter().all(|rows| *rows > 0), || format!("rows of each: {each:?}; {:?}", busy.first()))?;
+    check_database(participants, &[A, B, H], "", rows)?;
     let busy = if busy.is_empty() { String::new() } else { format!(", locked {} times", busy.len()) };
     Ok(format!("{rows} rows in {seconds} s, {each:?} of each and the host{busy}"))
 }
 
 /// Checks modes where it cannot be mapped: no guest can write, each gets an error, and the database
 /// is unchanged.
-fn wal_refused(table: &mut Table) -> Result<String, Fault> {
+fn wal_refused(participants: &mut Participants) -> Result<String, Fault> {
     // Errors of SQLite if the mapping fails, or while another guest gets that error.
     const WORDS: [&str; 4] =
         ["disk I/O error", "unable to open database file", "locking protocol", "database is locked"];
-    let seconds = table.seconds();
-    let said = table.guests(&insert(seconds, "echo refused: $(cat $HOME/why); break"), patience(seconds))?;
+    let seconds = participants.seconds();
+    let said =
+        participants.guests(&insert(seconds, "echo refused: $(cat $HOME/why); break"), patience(seconds))?;
     let rows = by_each(&said);
-    hold(rows.iter().all(|rows| *rows == 0), || format!("rows of each guest: {rows:?}"))?;
+    ensure(rows.iter().all(|rows| *rows == 0), || format!("rows of each guest: {rows:?}"))?;
     let is_told = |text: &str| refusals(text).any(|line| WORDS.iter().any(|words| line.contains(words)));
-    hold(said.iter().all(|text| is_told(text)), || format!("not refused: {}", said.join("; ")))?;
+    ensure(said.iter().all(|text| is_told(text)), || format!("not refused: {}", said.join("; ")))?;
     // With this, SQLite has no shared index and needs no mapping.
-    sound(table, &[A, B], ".output /dev/null\npragma locking_mode=exclusive;\n.output stdout\n", 0)?;
-    sound(table, &[H], "", 0)?;
+    check_database(
+        participants,
+        &[A, B],
+        ".output /dev/null\npragma locking_mode=exclusive;\n.output stdout\n",
+        0,
+    )?;
+    check_database(participants, &[H], "", 0)?;
     let first = said.iter().flat_map(|text| refusals(text)).next().unwrap_or_default();
     Ok(format!("to each guest {first}"))
 }

@@ -1,7 +1,7 @@
 //! Visibility of changes by others, and its time: sequences of steps.
 
-use super::verdict::{hold, wrong};
-use crate::sharing::table::{A, B, H, Table};
+use super::verdict::{ensure, wrong};
+use crate::sharing::participants::{A, B, H, Participants};
 use crate::sharing::{Fault, Group, Promised, Question};
 
 pub(super) const SEEN: [Question; 13] = [
@@ -70,13 +70,13 @@ pub(super) const SEEN: [Question; 13] = [
 const fn question(
     name: &'static str,
     asks: &'static str,
-    answer: fn(&mut Table) -> Result<String, Fault>,
+    answer: fn(&mut Participants) -> Result<String, Fault>,
 ) -> Question {
     Question { name, asks, group: Group::Seen, promised: Promised::Strict, answer }
 }
 
-fn opened_after_close(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn opened_after_close(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (A, "put f one", "ok"),
         (B, "cat f", "one"),
         (B, "put f two", "ok"),
@@ -89,8 +89,8 @@ fn opened_after_close(table: &mut Table) -> Result<String, Fault> {
 
 /// Checks a file whose length changes too, within the time for which attributes may be kept: Linux
 /// reads no further than the length that it knows.
-fn grown_after_close(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn grown_after_close(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (A, "put f one", "ok"),
         (B, "cat f", "one"),
         (A, "put f longer", "ok"),
@@ -101,8 +101,8 @@ fn grown_after_close(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-fn stat_at_once(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn stat_at_once(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (A, "put f one", "ok"),
         (B, "stat f", "3"),
         (A, "put f longer", "ok"),
@@ -112,18 +112,18 @@ fn stat_at_once(table: &mut Table) -> Result<String, Fault> {
         (B, "stat f", "14"),
     ])?;
     for writer in [A, B, H] {
-        table.step(writer, "put f again", "ok")?;
-        let times = [A, B, H].map(|who| table.says(who, "mtime f"));
+        participants.step(writer, "put f again", "ok")?;
+        let times = [A, B, H].map(|who| participants.reply(who, "mtime f"));
         let times = times.into_iter().collect::<Result<Vec<_>, _>>()?;
-        hold(times.windows(2).all(|pair| pair.first() == pair.last()), || {
+        ensure(times.windows(2).all(|pair| pair.first() == pair.last()), || {
             format!("{writer:?} wrote: {times:?}")
         })?;
     }
     Ok("sizes and times of three writers".to_owned())
 }
 
-fn read_at_once(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn read_at_once(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (H, "put f first", "ok"),
         (A, "open a rw f", "ok"),
         (B, "open b rw f", "ok"),
@@ -141,8 +141,8 @@ fn read_at_once(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-fn truncated(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn truncated(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (H, "put f something", "ok"),
         (A, "open a rw f", "ok"),
         (A, "read a 0 20", "something"),
@@ -161,8 +161,8 @@ fn truncated(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-fn appended_open(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn appended_open(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (A, "open a wca f", "ok"),
         (B, "open b wca f", "ok"),
         (H, "open h wca f", "ok"),
@@ -179,9 +179,9 @@ fn appended_open(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-fn unlinked_open(table: &mut Table) -> Result<String, Fault> {
+fn unlinked_open(participants: &mut Participants) -> Result<String, Fault> {
     for (name, remover) in [("f", B), ("g", H)] {
-        table.talk(&[
+        participants.steps(&[
             (H, &format!("put {name} content"), "ok"),
             (A, &format!("open a rw {name}"), "ok"),
             (remover, &format!("unlink {name}"), "ok"),
@@ -201,9 +201,9 @@ fn unlinked_open(table: &mut Table) -> Result<String, Fault> {
     Ok("removed by a guest and by the host".to_owned())
 }
 
-fn replaced(table: &mut Table) -> Result<String, Fault> {
+fn replaced(participants: &mut Participants) -> Result<String, Fault> {
     for replacer in [H, B] {
-        table.talk(&[
+        participants.steps(&[
             (replacer, "put f old", "ok"),
             (A, "cat f", "old"),
             (A, "open a r f", "ok"),
@@ -224,8 +224,8 @@ fn replaced(table: &mut Table) -> Result<String, Fault> {
     Ok("replaced by the host and by a guest".to_owned())
 }
 
-fn made(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn made(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (A, "stat f", "ENOENT"),
         (B, "put f here", "ok"),
         (A, "stat f", "4"),
@@ -244,8 +244,8 @@ fn made(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-fn removed(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn removed(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (A, "put f here", "ok"),
         (B, "stat f", "4"),
         (A, "unlink f", "ok"),
@@ -269,8 +269,8 @@ fn removed(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-fn listed(table: &mut Table) -> Result<String, Fault> {
-    table.talk(&[
+fn listed(participants: &mut Participants) -> Result<String, Fault> {
+    participants.steps(&[
         (A, "put a 1", "ok"),
         (B, "list .", "a"),
         (A, "put b 1", "ok"),
@@ -289,7 +289,7 @@ fn listed(table: &mut Table) -> Result<String, Fault> {
 
 /// Checks a directory that is made again within the second for which its name is kept. Each step is
 /// the first in that directory.
-fn remade(table: &mut Table) -> Result<String, Fault> {
+fn remade(participants: &mut Participants) -> Result<String, Fault> {
     const REMAKE: &str = "run rm -r d; mkdir d d/sub && echo new > d/new && echo below > d/sub/file";
     let first_steps = [
         ("list d", "new sub"),
@@ -311,19 +311,19 @@ fn remade(table: &mut Table) -> Result<String, Fault> {
         ),
     ];
     for (step, wanted) in first_steps {
-        table.says(H, "put other text")?;
-        table.says(H, REMAKE)?;
-        table.step(A, "cat d/sub/file", "below\n")?;
-        table.says(H, REMAKE)?;
-        table.step(A, step, wanted)?;
+        participants.reply(H, "put other text")?;
+        participants.reply(H, REMAKE)?;
+        participants.step(A, "cat d/sub/file", "below\n")?;
+        participants.reply(H, REMAKE)?;
+        participants.step(A, step, wanted)?;
     }
     Ok(format!("{} first steps in a directory", first_steps.len()))
 }
 
-fn mapped_stored(table: &mut Table) -> Result<String, Fault> {
-    let said = table.says(H, "run head -c 4096 /dev/zero | tr '\\0' . > f")?;
-    hold(said.is_empty(), || said)?;
-    table.talk(&[
+fn mapped_stored(participants: &mut Participants) -> Result<String, Fault> {
+    let said = participants.reply(H, "run head -c 4096 /dev/zero | tr '\\0' . > f")?;
+    ensure(said.is_empty(), || said)?;
+    participants.steps(&[
         (A, "open a rw f", "ok"),
         (A, "map a 4096", "ok"),
         (A, "load a 0 3", "..."),
@@ -338,6 +338,6 @@ fn mapped_stored(table: &mut Table) -> Result<String, Fault> {
         (H, "read h 0 9", "onetwo..."),
     ])?;
     // No open between the two: an open file is not cached in modes where nothing is stale.
-    let said = table.says(A, "stat f")?;
+    let said = participants.reply(A, "stat f")?;
     if said == "4096" { Ok("two guests".to_owned()) } else { Err(wrong(format!("the size became {said}"))) }
 }

@@ -8,7 +8,7 @@ pub(super) fn wrong(why: impl Into<String>) -> Fault {
 }
 
 /// Returns `Ok` if `is` is true, or the fault with the reason.
-pub(super) fn hold(is: bool, why: impl FnOnce() -> String) -> Result<(), Fault> {
+pub(super) fn ensure(is: bool, why: impl FnOnce() -> String) -> Result<(), Fault> {
     if is { Ok(()) } else { Err(Fault::Wrong(why())) }
 }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 pub(crate) const WIDE: Setup = Setup { queues: 6, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 
 /// Layout with one descriptor of the ring for each request.
-const NARROW: Shape = Shape { indirect: true, piece_len: 1 << 20 };
+const NARROW: Shape = Shape { indirect: true, descriptor_len_max: 1 << 20 };
 
 /// Writes a policy file with limits.
 pub(crate) fn policy(limits: &str) -> (TempDir, String) {

@@ -92,7 +92,7 @@ impl Flooded {
         for queue in 2..=5 {
             for _ in 0..REQUESTS {
                 let message = guest.encode(node, operation, &[]);
-                let shape = Shape { indirect: true, piece_len: 1 << 20 };
+                let shape = Shape { indirect: true, descriptor_len_max: 1 << 20 };
                 let (ring, memory) = guest.queue(queue).unwrap();
                 sent.push((queue, ring.submit(memory, &message, OUT_HEADER_LEN, shape).unwrap()));
             }

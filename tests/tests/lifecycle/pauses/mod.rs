@@ -30,7 +30,7 @@ use vhost::vhost_user::VhostUserFrontend as _;
 
 const QUEUES: usize = 4;
 const WIDE: Setup = Setup { queues: QUEUES, queue_size: 1024, features: INDIRECT | EVENT_IDX };
-const NARROW: Shape = Shape { indirect: true, piece_len: 1 << 20 };
+const NARROW: Shape = Shape { indirect: true, descriptor_len_max: 1 << 20 };
 /// Number of reservations in the scenario of the original fault, each of [`LONG`] bytes.
 const MANY: usize = 120;
 const LONG: u64 = 3 << 30;

@@ -60,7 +60,7 @@ impl LockGuest {
     }
 
     fn wait_for(&mut self, lock: Lock) -> Result<(), FrontendError> {
-        let asked = self.client.set_and_wait(self.file, lock)?;
+        let asked = self.client.submit_setlkw(self.file, lock)?;
         match self.client.outcome(asked)? {
             0 => Ok(()),
             errno => Err(FrontendError::Reply(format!("SETLKW {lock:?}: errno {errno}"))),

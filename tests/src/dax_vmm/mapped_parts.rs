@@ -33,7 +33,7 @@ pub(super) enum Rights {
 
 /// Part of the window with a part of a mapping.
 #[derive(Clone, Debug)]
-struct Piece {
+struct MappedPart {
     len: u64,
     /// Bytes of the mapping before this part.
     skipped: u64,
@@ -42,7 +42,7 @@ struct Piece {
 
 /// Mapped parts of the window, by their start.
 #[derive(Debug, Default)]
-pub(super) struct WindowPieces(BTreeMap<u64, Piece>);
+pub(super) struct MappedParts(BTreeMap<u64, MappedPart>);
 
 /// Maps `len` bytes of `file` from `offset`, shared.
 pub(super) fn map(file: File, offset: u64, len: u64, rights: Rights) -> io::Result<MmapRegion> {
@@ -60,7 +60,7 @@ pub(super) fn map(file: File, offset: u64, len: u64, rights: Rights) -> io::Resu
     })
 }
 
-impl WindowPieces {
+impl MappedParts {
     /// Returns the number of mappings, or parts of mappings.
     pub(super) fn count(&self) -> usize {
         self.0.len()
@@ -68,41 +68,41 @@ impl WindowPieces {
 
     /// Returns start and length of each part.
     pub(super) fn places(&self) -> Vec<(u64, u64)> {
-        self.0.iter().map(|(at, piece)| (*at, piece.len)).collect()
+        self.0.iter().map(|(at, part)| (*at, part.len)).collect()
     }
 
     /// Returns whether anything in the range is mapped.
     pub(super) fn overlaps(&self, at: u64, len: u64) -> bool {
         let end = at.saturating_add(len);
-        self.0.range(..end).next_back().is_some_and(|(start, piece)| start + piece.len > at)
+        self.0.range(..end).next_back().is_some_and(|(start, part)| start + part.len > at)
     }
 
     /// Returns whether the range is exactly one mapping.
     pub(super) fn is_exact(&self, at: u64, len: u64) -> bool {
-        self.0.get(&at).is_some_and(|piece| piece.len == len)
+        self.0.get(&at).is_some_and(|part| part.len == len)
     }
 
     /// Puts a mapping at `at`, over any earlier one.
     pub(super) fn put(&mut self, at: u64, region: MmapRegion) {
         let len = region.size() as u64;
         self.clear(at, len);
-        self.0.insert(at, Piece { len, skipped: 0, region: Arc::new(region) });
+        self.0.insert(at, MappedPart { len, skipped: 0, region: Arc::new(region) });
     }
 
     /// Removes the mappings in the range, and only those.
     pub(super) fn clear(&mut self, at: u64, len: u64) {
         let end = at.saturating_add(len);
-        let reached = self.0.range(..end).rev().take_while(|(start, piece)| *start + piece.len > at);
+        let reached = self.0.range(..end).rev().take_while(|(start, part)| *start + part.len > at);
         let reached: Vec<u64> = reached.map(|(start, _)| *start).collect();
         for start in reached {
-            let Some(piece) = self.0.remove(&start) else { continue };
-            let piece_end = start + piece.len;
+            let Some(part) = self.0.remove(&start) else { continue };
+            let part_end = start + part.len;
             if start < at {
-                self.0.insert(start, Piece { len: at - start, ..piece.clone() });
+                self.0.insert(start, MappedPart { len: at - start, ..part.clone() });
             }
-            if piece_end > end {
-                let skipped = piece.skipped + (end - start);
-                self.0.insert(end, Piece { len: piece_end - end, skipped, ..piece });
+            if part_end > end {
+                let skipped = part.skipped + (end - start);
+                self.0.insert(end, MappedPart { len: part_end - end, skipped, ..part });
             }
         }
     }
@@ -155,7 +155,7 @@ impl WindowPieces {
         if entry & PRESENT != 0 && entry & NUMBER != 0 { Ok(entry & NUMBER) } else { Err(Errno::PERM) }
     }
 
-    /// Calls `with` for each piece of memory in the range.
+    /// Calls `with` for each part of memory in the range.
     pub(super) fn each(
         &self,
         at: u64,
@@ -164,12 +164,12 @@ impl WindowPieces {
     ) -> Result<(), Errno> {
         let (mut at, mut left) = (at, len as u64);
         while left > 0 {
-            let (start, piece) = self.0.range(..=at).next_back().ok_or(Errno::FAULT)?;
+            let (start, part) = self.0.range(..=at).next_back().ok_or(Errno::FAULT)?;
             let within = at - start;
-            let here = piece.len.checked_sub(within).filter(|here| *here > 0).ok_or(Errno::FAULT)?.min(left);
-            let [offset, count] = [piece.skipped + within, here].map(|number| usize::try_from(number).ok());
+            let here = part.len.checked_sub(within).filter(|here| *here > 0).ok_or(Errno::FAULT)?.min(left);
+            let [offset, count] = [part.skipped + within, here].map(|number| usize::try_from(number).ok());
             let (offset, count) = offset.zip(count).ok_or(Errno::FAULT)?;
-            let slice = piece.region.get_slice(offset, count).map_err(|_outside| Errno::FAULT)?;
+            let slice = part.region.get_slice(offset, count).map_err(|_outside| Errno::FAULT)?;
             with(&slice)?;
             (at, left) = (at + here, left - here);
         }
@@ -211,50 +211,50 @@ mod tests {
         file
     }
 
-    fn whole() -> (File, WindowPieces) {
-        let (file, mut pieces) = (file(), WindowPieces::default());
-        pieces.put(PAGE, map(file.try_clone().unwrap(), 0, 3 * PAGE, Rights::ReadAndWrite).unwrap());
-        (file, pieces)
+    fn whole() -> (File, MappedParts) {
+        let (file, mut parts) = (file(), MappedParts::default());
+        parts.put(PAGE, map(file.try_clone().unwrap(), 0, 3 * PAGE, Rights::ReadAndWrite).unwrap());
+        (file, parts)
     }
 
     #[test]
     fn load_and_store_access_the_mapped_file() {
-        let (file, pieces) = whole();
-        assert_eq!(pieces.load(2 * PAGE - 1, 2).unwrap(), [1, 2]);
-        pieces.store(2 * PAGE - 1, &[8, 9]).unwrap();
+        let (file, parts) = whole();
+        assert_eq!(parts.load(2 * PAGE - 1, 2).unwrap(), [1, 2]);
+        parts.store(2 * PAGE - 1, &[8, 9]).unwrap();
         let mut seen = [0; 2];
         file.read_exact_at(&mut seen, PAGE - 1).unwrap();
         assert_eq!(seen, [8, 9]);
         file.write_all_at(&[7], PAGE).unwrap();
-        assert_eq!(pieces.load(2 * PAGE, 1).unwrap(), [7]);
+        assert_eq!(parts.load(2 * PAGE, 1).unwrap(), [7]);
     }
 
     #[test]
     fn inaccessible_page_is_efault_and_no_signal() {
-        let (file, mut pieces) = whole();
-        assert_eq!(pieces.load(0, 1), Err(Errno::FAULT), "nothing mapped");
-        assert_eq!(pieces.load(4 * PAGE - 1, 2), Err(Errno::FAULT), "its end");
+        let (file, mut parts) = whole();
+        assert_eq!(parts.load(0, 1), Err(Errno::FAULT), "nothing mapped");
+        assert_eq!(parts.load(4 * PAGE - 1, 2), Err(Errno::FAULT), "beyond the last mapping");
         file.set_len(PAGE).unwrap();
-        assert_eq!(pieces.load(3 * PAGE, 1), Err(Errno::FAULT), "the file has been cut");
-        assert_eq!(pieces.store(3 * PAGE, &[1]), Err(Errno::FAULT));
-        assert_eq!(pieces.load(PAGE, 1).unwrap(), [1]);
-        pieces.put(PAGE, map(file, 0, PAGE, Rights::Read).unwrap());
-        assert_eq!(pieces.store(PAGE, &[5]), Err(Errno::FAULT), "mapped to be read");
-        assert_eq!(pieces.load(PAGE, 1).unwrap(), [1]);
+        assert_eq!(parts.load(3 * PAGE, 1), Err(Errno::FAULT), "the file has been truncated");
+        assert_eq!(parts.store(3 * PAGE, &[1]), Err(Errno::FAULT));
+        assert_eq!(parts.load(PAGE, 1).unwrap(), [1]);
+        parts.put(PAGE, map(file, 0, PAGE, Rights::Read).unwrap());
+        assert_eq!(parts.store(PAGE, &[5]), Err(Errno::FAULT), "mapped for reading");
+        assert_eq!(parts.load(PAGE, 1).unwrap(), [1]);
     }
 
     #[test]
     fn mapping_over_a_mapping_keeps_the_rest_of_it() {
-        let (_file, mut pieces) = whole();
+        let (_file, mut parts) = whole();
         let other = file();
-        pieces.put(2 * PAGE, map(other, 2 * PAGE, PAGE, Rights::Read).unwrap());
-        assert_eq!(pieces.places(), [(PAGE, PAGE), (2 * PAGE, PAGE), (3 * PAGE, PAGE)]);
-        let firsts = [1, 2, 3].map(|page| pieces.load(page * PAGE, 1).unwrap()[0]);
+        parts.put(2 * PAGE, map(other, 2 * PAGE, PAGE, Rights::Read).unwrap());
+        assert_eq!(parts.places(), [(PAGE, PAGE), (2 * PAGE, PAGE), (3 * PAGE, PAGE)]);
+        let firsts = [1, 2, 3].map(|page| parts.load(page * PAGE, 1).unwrap()[0]);
         assert_eq!(firsts, [1, 3, 3]);
-        pieces.clear(2 * PAGE, PAGE);
-        assert!(!pieces.overlaps(2 * PAGE, PAGE) && pieces.overlaps(PAGE, 2 * PAGE));
-        assert!(pieces.is_exact(PAGE, PAGE) && !pieces.is_exact(PAGE, 2 * PAGE));
-        assert_eq!(pieces.drop_all().len(), 2);
-        assert_eq!(pieces.count(), 0);
+        parts.clear(2 * PAGE, PAGE);
+        assert!(!parts.overlaps(2 * PAGE, PAGE) && parts.overlaps(PAGE, 2 * PAGE));
+        assert!(parts.is_exact(PAGE, PAGE) && !parts.is_exact(PAGE, 2 * PAGE));
+        assert_eq!(parts.drop_all().len(), 2);
+        assert_eq!(parts.count(), 0);
     }
 }

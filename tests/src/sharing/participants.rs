@@ -15,7 +15,7 @@ use super::program::program;
 use super::settings;
 use super::subject::Subject;
 use crate::daemon::Serving;
-use crate::guest::{Guest, Pieces, Running};
+use crate::guest::{Guest, Parts, Running};
 
 /// Tag of the share in every guest.
 const TAG: &str = "shared";
@@ -55,21 +55,21 @@ pub(super) const H: Participant = Participant::Host;
 /// Guests, daemons and the host process. They are started again after a question that has left them
 /// unusable.
 #[derive(Debug)]
-pub struct Table {
+pub struct Participants {
     /// Program of our daemon.
     pinhole: PathBuf,
     subject: Subject,
     guests: usize,
     /// Seconds for which databases are written.
     seconds: u32,
-    started: Option<RunningTable>,
+    started: Option<RunningParticipants>,
     /// Name of the current question.
     name: &'static str,
 }
 
 /// Running guests, daemons and host process. Guests are dropped first, then daemons.
 #[derive(Debug)]
-struct RunningTable {
+struct RunningParticipants {
     guests: Vec<GuestProgram>,
     running: Vec<Option<Running>>,
     host: HostProcess,
@@ -95,7 +95,7 @@ impl Drop for HostProcess {
     }
 }
 
-impl Table {
+impl Participants {
     /// Makes a table with this number of guests. `pinhole` is the program of our daemon.
     pub fn new(pinhole: impl Into<PathBuf>, subject: Subject, guests: usize) -> Self {
         Self { pinhole: pinhole.into(), subject, guests, seconds: SECONDS, started: None, name: "" }
@@ -118,7 +118,7 @@ impl Table {
         }
         self.name = name;
         let outcome = self.enter().and_then(|()| answer(self));
-        let gone = |table: &RunningTable| table.running.iter().any(Option::is_none);
+        let gone = |participants: &RunningParticipants| participants.running.iter().any(Option::is_none);
         if matches!(outcome, Err(Fault::Silent { .. })) || self.started.as_ref().is_some_and(gone) {
             self.started = None;
         }
@@ -128,7 +128,7 @@ impl Table {
     /// Lets all programs enter the folder of the question, which the host has made.
     fn enter(&mut self) -> Result<(), Fault> {
         let name = self.name;
-        let place = self.place()?;
+        let place = self.folder()?;
         fs::create_dir(&place).map_err(Fault::host("cannot make the question's folder"))?;
         for guest in 0..self.guests {
             self.step(Participant::Guest(guest), &format!("cd /mnt/{TAG}/{name}"), "ok")?;
@@ -147,30 +147,30 @@ impl Table {
     }
 
     /// Returns the number of guests and host process together.
-    pub(super) fn all(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.guests + 1
     }
 
     /// Returns the folder of the question on the host.
-    pub(super) fn place(&self) -> Result<PathBuf, Fault> {
-        Ok(self.running_table()?.shared.path().join(self.name))
+    pub(super) fn folder(&self) -> Result<PathBuf, Fault> {
+        Ok(self.running_participants()?.shared.path().join(self.name))
     }
 
-    fn running_table(&self) -> Result<&RunningTable, Fault> {
-        self.started.as_ref().ok_or_else(|| Fault::Wrong("the table has not been started".to_owned()))
+    fn running_participants(&self) -> Result<&RunningParticipants, Fault> {
+        self.started.as_ref().ok_or_else(|| Fault::Wrong("the participants have not been started".to_owned()))
     }
 
     fn program(&mut self, who: Participant) -> Result<&mut GuestProgram, Fault> {
-        let missing = || Fault::Wrong(format!("{who:?} is not at the table"));
-        let table = self.started.as_mut().ok_or_else(missing)?;
+        let missing = || Fault::Wrong(format!("{who:?} is not a participant"));
+        let participants = self.started.as_mut().ok_or_else(missing)?;
         match who {
-            Participant::Guest(number) => table.guests.get_mut(number).ok_or_else(missing),
-            Participant::Host => Ok(&mut table.host.program),
+            Participant::Guest(number) => participants.guests.get_mut(number).ok_or_else(missing),
+            Participant::Host => Ok(&mut participants.host.program),
         }
     }
 
     /// Returns the reply of one program to a request, whatever its exit code is.
-    pub(super) fn says(&mut self, who: Participant, ask: &str) -> Result<String, Fault> {
+    pub(super) fn reply(&mut self, who: Participant, ask: &str) -> Result<String, Fault> {
         let program = self.program(who)?;
         program.ask(ask)?;
         Ok(program.hear(STEP_LIMIT)?.text)
@@ -179,7 +179,7 @@ impl Table {
     /// Sends a request to one program, which must reply with one of the words in `wanted`,
     /// separated by `|`.
     pub(super) fn step(&mut self, who: Participant, ask: &str, wanted: &str) -> Result<(), Fault> {
-        let said = self.says(who, ask)?;
+        let said = self.reply(who, ask)?;
         if wanted.split('|').any(|word| word == said) {
             return Ok(());
         }
@@ -188,7 +188,7 @@ impl Table {
     }
 
     /// Sends requests one after another: program, request and correct reply.
-    pub(super) fn talk(&mut self, steps: &[(Participant, &str, &str)]) -> Result<String, Fault> {
+    pub(super) fn steps(&mut self, steps: &[(Participant, &str, &str)]) -> Result<String, Fault> {
         steps.iter().try_for_each(|(who, ask, wanted)| self.step(*who, ask, wanted))?;
         Ok(format!("{} steps", steps.len()))
     }
@@ -199,16 +199,21 @@ impl Table {
     pub(super) fn together(&mut self, command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
         let everyone: Vec<Participant> =
             (0..self.guests).map(Participant::Guest).chain([Participant::Host]).collect();
-        self.some(&everyone, command, limit)
+        self.run_on(&everyone, command, limit)
     }
 
     /// As [`together`](Self::together), without the host.
     pub(super) fn guests(&mut self, command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
         let guests: Vec<Participant> = (0..self.guests).map(Participant::Guest).collect();
-        self.some(&guests, command, limit)
+        self.run_on(&guests, command, limit)
     }
 
-    fn some(&mut self, those: &[Participant], command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
+    fn run_on(
+        &mut self,
+        those: &[Participant],
+        command: &str,
+        limit: Duration,
+    ) -> Result<Vec<String>, Fault> {
         let all = those.len().to_string();
         for (me, who) in those.iter().enumerate() {
             let command = command.replace("{me}", &me.to_string()).replace("{all}", &all);
@@ -234,16 +239,18 @@ impl Table {
         if wrong.is_empty() { Ok(texts) } else { Err(Fault::Wrong(wrong.join("\n"))) }
     }
 
-    /// Ends a guest as a power failure would. The next question starts a new table.
+    /// Ends a guest as a power failure would. The next question starts a new participants.
     pub(super) fn kill(&mut self, guest: usize) -> Result<(), Fault> {
-        let table = self.started.as_mut();
-        let running = table.and_then(|table| table.running.get_mut(guest)).and_then(Option::take);
-        running.map(drop).ok_or_else(|| Fault::Wrong(format!("guest {guest} is not at the table")))
+        let participants = self.started.as_mut();
+        let running =
+            participants.and_then(|participants| participants.running.get_mut(guest)).and_then(Option::take);
+        running.map(drop).ok_or_else(|| Fault::Wrong(format!("guest {guest} is not a participant")))
     }
 
     /// Returns the standard error of the daemons, for a message.
-    pub fn daemons_said(&self) -> String {
-        let said = self.started.iter().flat_map(|table| table.daemons.iter().map(Serving::stderr));
+    pub fn daemon_logs(&self) -> String {
+        let said =
+            self.started.iter().flat_map(|participants| participants.daemons.iter().map(Serving::stderr));
         said.collect::<Vec<_>>().join("\n")
     }
 }
@@ -263,9 +270,9 @@ export HOME=/tmp
 exit $?";
 
 /// Starts all guests and the host process at the same time.
-fn start_all(pinhole: &Path, subject: Subject, guests: usize) -> Result<RunningTable, Fault> {
+fn start_all(pinhole: &Path, subject: Subject, guests: usize) -> Result<RunningParticipants, Fault> {
     let program = program(pinhole)?;
-    let shared = folder("pinhole-sharing-")?;
+    let shared = temporary_folder("pinhole-sharing-")?;
     let mut daemons = Vec::new();
     let mut running = Vec::new();
     let mut programs = Vec::new();
@@ -291,9 +298,9 @@ fn start_all(pinhole: &Path, subject: Subject, guests: usize) -> Result<RunningT
         program.ask("cd /")?;
         program.hear(BOOT_LIMIT)?;
     }
-    let place = folder("pinhole-guest-program-")?;
+    let place = temporary_folder("pinhole-guest-program-")?;
     let host = start_on_host(&place, &program)?;
-    Ok(RunningTable { guests: programs, running, host, daemons, shared, _program: place })
+    Ok(RunningParticipants { guests: programs, running, host, daemons, shared, _program: place })
 }
 
 fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> {
@@ -301,7 +308,7 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
     let made = fs::write(&path, program)
         .and_then(|()| fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)));
     made.map_err(Fault::host("cannot write the host's program"))?;
-    let work = folder("pinhole-host-")?;
+    let work = temporary_folder("pinhole-host-")?;
     let path_of_programs = with_sqlite(work.path())?;
     let output = work.path().join("output");
     let said = File::create(&output).map_err(Fault::host("cannot make the host's output"))?;
@@ -326,7 +333,7 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
 
 /// Puts the guests' own sqlite3 into a host folder and returns a PATH that includes it.
 fn with_sqlite(work: &Path) -> Result<OsString, Fault> {
-    let tree = Pieces::locate().userland()?;
+    let tree = Parts::locate().userland()?;
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
     let script = format!(
         "#!/bin/sh\nexec {}/ld-linux-x86-64.so.2 --library-path {} {} \"$@\"\n",
@@ -346,13 +353,13 @@ fn with_sqlite(work: &Path) -> Result<OsString, Fault> {
     Ok(all)
 }
 
-fn folder(prefix: &str) -> Result<TempDir, Fault> {
+fn temporary_folder(prefix: &str) -> Result<TempDir, Fault> {
     tempfile::Builder::new().prefix(prefix).tempdir().map_err(Fault::host("cannot make a folder"))
 }
 
 /// Returns the text of a file on the host.
-pub(super) fn read(path: &Path) -> Result<String, Fault> {
+pub(super) fn read_text(path: &Path) -> Result<String, Fault> {
     fs::read(path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .map_err(Fault::host("cannot read what they left"))
+        .map_err(Fault::host("cannot read a file of the share"))
 }

@@ -6,11 +6,11 @@ use super::error::GuestError;
 
 /// Folder that `cargo xtask guest` fills, part by part.
 #[derive(Debug, Clone)]
-pub struct Pieces {
+pub struct Parts {
     root: PathBuf,
 }
 
-impl Pieces {
+impl Parts {
     /// Returns `.guest` in the workspace, or the folder in `PINHOLE_GUEST_DIR`.
     pub fn locate() -> Self {
         let root = std::env::var_os("PINHOLE_GUEST_DIR").map_or_else(
