@@ -207,8 +207,8 @@ impl Daemon {
         self
     }
 
-    /// Starts the daemon and waits until it listens. Without another path it has a socket of its
-    /// own.
+    /// Starts the daemon and waits until it listens. Its socket lies in a new folder, unless
+    /// [`Daemon::at`] has set another path.
     ///
     /// # Errors
     /// [`DaemonError::NotReady`] with its standard error, or the reason why it could not be
@@ -222,8 +222,8 @@ impl Daemon {
         Ok(serving)
     }
 
-    /// Starts the daemon with a standard error that this type does not read. The socket may appear
-    /// a little later.
+    /// Starts the daemon with this standard error, and does not wait until the daemon listens.
+    /// [`Serving::stderr`] then returns nothing.
     ///
     /// # Errors
     /// Fails if the daemon cannot be started.
@@ -281,6 +281,8 @@ impl Daemon {
         Ok(Serving { name: self.name, child, socket, log, _work: work, ended: None })
     }
 
+    /// Returns the command that starts the daemon: directly, or in a mount namespace in which only
+    /// the writable folders and `work` can be written.
     fn command(&self, work: &Path) -> Result<Command, DaemonError> {
         let (program, arguments) = self.program.split_first().ok_or_else(|| DaemonError::Host {
             what: "no program to start",
@@ -300,6 +302,7 @@ impl Daemon {
     }
 }
 
+/// Makes the folder for a daemon's socket and its standard error.
 fn work_folder() -> Result<TempDir, DaemonError> {
     let work = tempfile::Builder::new().prefix("pinhole-daemon-").tempdir();
     work.map_err(DaemonError::host("cannot make the daemon's work folder"))
@@ -352,8 +355,8 @@ impl Serving {
         self.child.id()
     }
 
-    /// Returns the id of the process that serves, for reads of /proc. In a sandbox that is another
-    /// process.
+    /// Returns the id of the serving process, for reads of /proc. With a sandbox it differs from
+    /// [`Serving::id`].
     pub fn serving_id(&self) -> u32 {
         serving_id(self.child.id())
     }
@@ -366,7 +369,7 @@ impl Serving {
     /// Waits until the daemon has printed `text` on standard error.
     ///
     /// # Errors
-    /// [`DaemonError::NotReady`] if it ends first or `limit` passes.
+    /// [`DaemonError::NotReady`] if the daemon ends before that, or if `limit` passes.
     pub fn wait_for_log(&mut self, text: &str, limit: Duration) -> Result<(), DaemonError> {
         let started = Instant::now();
         while !self.stderr().contains(text) {
@@ -420,8 +423,8 @@ impl Serving {
     }
 }
 
-/// Returns the process that serves, of a daemon that was started as `id`: its only child, or
-/// itself.
+/// Returns the id of the serving process of a daemon that was started as process `id`. It is the
+/// only child of that process, or that process itself if it has no child.
 pub fn serving_id(id: u32) -> u32 {
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
     children.split_whitespace().next().and_then(|child| child.parse().ok()).unwrap_or(id)

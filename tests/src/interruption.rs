@@ -61,6 +61,7 @@ impl Interrupter {
     }
 }
 
+/// Stops a process by SIGSTOP, waits until all of its threads have stopped, and continues it.
 fn stop_and_continue(process: u32) -> io::Result<()> {
     let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     kill_process(pid, Signal::STOP)?;
@@ -71,6 +72,7 @@ fn stop_and_continue(process: u32) -> io::Result<()> {
     stopped
 }
 
+/// Lets strace attach to all threads of a process and then detach from them.
 fn trace(process: u32) -> io::Result<()> {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-e", "trace=none", "-e", "signal=none", "-p"]).arg(process.to_string());
@@ -105,6 +107,7 @@ fn every_thread(process: u32, name: &str, holds: impl Fn(&str) -> bool) -> io::R
     Ok(true)
 }
 
+/// Waits until `holds` returns true, for at most [`LIMIT`]. The error names the condition `what`.
 fn wait_until(what: &str, mut holds: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
     let began = Instant::now();
     while !holds()? {
@@ -116,7 +119,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> io::Result<bool>) -> io::Re
     Ok(())
 }
 
-/// Cgroup around one process.
+/// Cgroup that contains one process. Dropping it moves the process to the parent cgroup.
 #[derive(Debug)]
 struct Freezer {
     folder: PathBuf,
@@ -124,6 +127,7 @@ struct Freezer {
 }
 
 impl Freezer {
+    /// Makes a cgroup and moves `process` to it.
     fn around(process: u32) -> io::Result<Self> {
         let table = fs::read_to_string("/proc/self/mountinfo")?;
         let mount = table.lines().find(|line| line.contains(" - cgroup2 "));
@@ -151,6 +155,7 @@ impl Freezer {
         frozen
     }
 
+    /// Freezes or thaws the cgroup and waits until the kernel reports that state.
     fn set(&self, frozen: bool) -> io::Result<()> {
         fs::write(self.folder.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
         let wanted = if frozen { "frozen 1" } else { "frozen 0" };

@@ -1,5 +1,5 @@
-//! Harness of the integration tests: daemons, guests, VMMs and disks, and what protects the host
-//! from them.
+//! Harness of the integration tests: daemons, guests, VMMs and disks. Mount namespaces protect the
+//! host's files from a faulty build.
 
 pub mod child;
 pub mod command;

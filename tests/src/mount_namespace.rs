@@ -17,15 +17,15 @@ use rustix::thread::UnshareFlags;
 /// Mount of the calling thread's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Path at which it is mounted.
+    /// Path of the mount point.
     pub point: PathBuf,
     /// Flags that a remount has to repeat, because it would drop them otherwise.
     pub flags: MountFlags,
 }
 
 /// Gives the calling thread, and the processes that it starts later, a mount namespace of its own.
-/// Mounts below the folder for temporary files are left out, except those that one of `kept` lies
-/// in or that lie in one of `kept`.
+/// The namespace does not have the mounts below the folder for temporary files, unless a mount
+/// contains a path of `kept` or lies below one.
 ///
 /// # Errors
 /// Fails if the process lacks the right to do this, which root has.

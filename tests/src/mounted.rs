@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::daemon::DaemonError;
 use crate::program::{Program, pinhole};
 
-/// Upper bound on the time for which something stays in use after its last user.
+/// Upper bound on the time for which a mount stays in use after its last user has ended.
 const UNUSED_LIMIT: Duration = Duration::from_secs(20);
 
 /// Unmounts `place`. Waits while it is in use.
@@ -21,7 +21,7 @@ const UNUSED_LIMIT: Duration = Duration::from_secs(20);
 /// until that process executes its program, it has copies of all files of this process.
 ///
 /// # Errors
-/// EBUSY if it stays in use; the host's error.
+/// EBUSY if the mount stays in use, or the error of the host.
 pub fn unmount_when_unused(place: &Path) -> io::Result<()> {
     let began = Instant::now();
     loop {
@@ -37,7 +37,7 @@ pub fn unmount_when_unused(place: &Path) -> io::Result<()> {
 /// A directory and its mounts. Dropping it unmounts them.
 #[derive(Debug)]
 pub struct Mounts<P = ()> {
-    // Dropped first: each program ends together with its mount.
+    // Each program ends together with its mount, so the programs are dropped before the folder.
     mounted: Vec<MountedShare>,
     /// Value that the preparation of the directory returned.
     _prepared: P,

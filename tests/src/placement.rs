@@ -51,7 +51,7 @@ impl Placement {
     /// from process to process, so that suites with one guest each do not all use the first CPU.
     ///
     /// # Errors
-    /// What `sched_getaffinity(2)` returns.
+    /// Errors of `sched_getaffinity(2)`.
     pub(crate) fn choose() -> io::Result<Self> {
         let allowed = sched_getaffinity(None)?;
         let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
@@ -64,6 +64,7 @@ impl Placement {
         Ok(Self { cpu, allowed })
     }
 
+    /// Returns a set that contains only this CPU.
     fn set(&self) -> CpuSet {
         let mut set = CpuSet::new();
         set.set(self.cpu);
@@ -86,7 +87,7 @@ impl Placement {
     /// Moves the daemon that listens on `socket` to this CPU, if this process has started it.
     ///
     /// # Errors
-    /// What `sched_setaffinity(2)` returns, unless the thread has ended.
+    /// Errors of `sched_setaffinity(2)`, except that a thread has ended.
     pub(crate) fn move_daemon(&self, socket: &Path) -> io::Result<()> {
         let Some(daemon) = lock(&DAEMONS).get(socket).copied() else { return Ok(()) };
         let mut moved = BTreeSet::new();

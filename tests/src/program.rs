@@ -75,6 +75,7 @@ impl Program {
         started().map_err(|source| DaemonError::Host { what: "cannot start the program", source })
     }
 
+    /// Returns the content of the log `name` up to now: "stdout" or "stderr".
     fn text(&self, name: &str) -> String {
         String::from_utf8_lossy(&std::fs::read(self.logs.path().join(name)).unwrap_or_default()).into_owned()
     }
@@ -92,7 +93,7 @@ impl Program {
     /// Waits until standard error contains `text`.
     ///
     /// # Errors
-    /// [`DaemonError::NotReady`] if it ends first, or 20 seconds pass.
+    /// [`DaemonError::NotReady`] if the command ends before that, or if 20 seconds pass.
     pub fn wait_for(&mut self, text: &str) -> Result<(), DaemonError> {
         let started = Instant::now();
         while !self.stderr().contains(text) {
@@ -120,7 +121,8 @@ impl Program {
         Ok(self.ended)
     }
 
-    /// Sends `signal` and returns the exit code. `None` if there is no exit code after 20 seconds.
+    /// Sends `signal`, waits for at most 20 seconds and returns the exit code. Returns `None` if
+    /// the command still runs or a signal has ended it.
     ///
     /// # Errors
     /// [`DaemonError::Host`].

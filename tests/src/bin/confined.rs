@@ -1,8 +1,8 @@
 //! Runs a command in a mount namespace where only the named folders can be written.
 //!
-//! `confined --writable DIR ... -- COMMAND ARGUMENT ...`. Tests start daemons under it. If a broken
-//! build resolves a name wrongly, it meets a read-only file system. This protects files only. It is
-//! no sandbox against an attacker, which could mount again as root.
+//! `confined --writable DIR ... -- COMMAND ARGUMENT ...`. Tests start daemons with it. If a broken
+//! build resolves a name wrongly, its write fails with EROFS. This protects files only. It is no
+//! sandbox against an attacker, which could mount again as root.
 
 use std::ffi::OsString;
 use std::fs;
@@ -34,6 +34,7 @@ fn report(error: &str) {
     eprintln!("confined: {error}");
 }
 
+/// Command line: what may be written, and the command.
 struct Request {
     writable: Vec<PathBuf>,
     program: OsString,
@@ -56,6 +57,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Request, String> {
     Ok(Request { writable, program, arguments: words.collect() })
 }
 
+/// Enters a new mount namespace and makes all mounts read-only, except the writable folders.
 fn confine(writable: &[PathBuf]) -> Result<(), String> {
     let failed = |what: &str, path: &Path| {
         let what = format!("{what} {}", path.display());

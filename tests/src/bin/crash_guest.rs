@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
+/// Works and prints the journal, until the process is killed or the number of acts is reached.
 fn work(arguments: &Arguments) -> Result<(), FrontendError> {
     let client = Client::connect(&arguments.socket, SETUP)?.0;
     let mut player = Player::new(client, &arguments.folder, arguments.seed, arguments.lanes)?;

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     ExitCode::from(2)
 }
 
+/// Installs the filter and executes the program. Returns only if that fails.
 fn run(words: &[String]) -> Result<std::convert::Infallible, Failure> {
     let [what, program, arguments @ ..] = words else {
         return Err("give CALL[=BITS] PROGRAM ARGUMENT...".into());

@@ -3,9 +3,9 @@
 //!
 //! `intruder SHARE CANARY PROFILE HANDLES ISOLATION LAYERS THREAD ATTEMPT`; HANDLES as in
 //! --inode-file-handles. Prints one line: `done` if the attempt worked, `errno N` if the host
-//! refused it, `killed N` if the host ended the process by signal N. A supervisor that its own
-//! attempt ends prints nothing. An attempt acts only on what the command line names, or in mounts
-//! of its own.
+//! refused it, `killed N` if the host ended the process by signal N. If an attempt ends the
+//! supervisor that makes it, no line is printed. An attempt acts only on the files and processes
+//! that the command line names, or in mounts of its own.
 
 use std::convert::Infallible;
 use std::io::{self, Write as _};
@@ -181,8 +181,8 @@ fn run(words: &[String]) -> Result<String, Failure> {
     Ok(String::new())
 }
 
-/// Does the work of the supervisor: its own attempt, if one is requested. Otherwise it prints how
-/// the other process ended.
+/// Does the work of the supervisor, then ends the process. It makes the attempt itself if the
+/// command line names the supervisor. Otherwise it prints how the serving process ended.
 fn supervise(
     supervisor: UnconfinedSupervisor,
     request: &Request,
@@ -225,6 +225,7 @@ fn make_mounts_private() -> Result<(), Failure> {
     Ok(rustix::mount::mount_change(c"/", private)?)
 }
 
+/// Makes the attempt and returns the line that describes its outcome.
 fn outcome_of(request: &Request, known: &Known) -> String {
     match attempt(request, known) {
         Ok(()) => "done".to_owned(),
@@ -235,6 +236,7 @@ fn outcome_of(request: &Request, known: &Known) -> String {
     }
 }
 
+/// Makes the attempt that the command line names. Returns the error of the host if it fails.
 fn attempt(request: &Request, known: &Known) -> io::Result<()> {
     let canary = &request.canary;
     let (name, rest) = request.attempt.split_once('=').unwrap_or((&request.attempt, ""));
@@ -295,8 +297,7 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
             Ok(file.map(drop)?)
         }
         "create" => {
-            // As above: a filter does not see the flags of this call, so the other layers must
-            // refuse it.
+            // A filter does not see the flags of this call, so the other layers must refuse it.
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(0o600);
             Ok(rustix::fs::openat2(&known.root, c"new", flags, mode, ResolveFlags::empty()).map(drop)?)
@@ -310,6 +311,7 @@ fn panic() {
     panic!("the attempt `panic`");
 }
 
+/// Opens a path and reads its first byte.
 fn open_for_reading(directory: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     // Uses the call that the filter of a queue thread permits and whose path the filter cannot see.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -324,7 +326,7 @@ fn open_for_reading(directory: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     if len == 1 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-/// Returns a path from any directory up to the root and down to the canary.
+/// Returns a relative path that leads from any directory up to the root and down to the canary.
 fn upwards(canary: &Path) -> PathBuf {
     let mut path: PathBuf = std::iter::repeat_n("..", 32).collect();
     path.push(canary.strip_prefix("/").unwrap_or(canary));

@@ -15,7 +15,7 @@ const FILE_LEN_MAX: usize = 48 << 10;
 pub struct Random(u64);
 
 impl Random {
-    /// Starts from a seed. Every state is unequal to 0.
+    /// Starts from a seed. The state is odd, because xorshift needs a state other than 0.
     pub const fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
@@ -28,26 +28,29 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
     }
 
+    /// Returns a number below a limit, as a length.
     fn len(&mut self, limit: usize) -> usize {
         usize::try_from(self.below(limit as u64)).unwrap_or(0)
     }
 
+    /// Returns bytes that count up from a random value.
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         let start = self.below(251);
         (start..).take(len).map(|number| (number % 251).to_le_bytes()).map(|[low, ..]| low).collect()
     }
 }
 
-/// Names that one lane has made, and its next act.
+/// Work of one lane: its random numbers, its names and its current act.
 #[derive(Clone, Debug)]
 pub struct Lane {
     prefix: String,
     number: u32,
     random: Random,
+    /// Number of names that the lane has made.
     made: u64,
-    /// The lane's part of the folder.
+    /// The lane's names in the folder, after all acknowledged acts.
     pub tree: Tree,
-    /// Act in progress.
+    /// Act that is in progress, or that is the next one.
     pub act: Act,
 }
 
@@ -71,6 +74,7 @@ impl Lane {
         self.act = self.next();
     }
 
+    /// Chooses the next act.
     fn next(&mut self) -> Act {
         let count = self.tree.0.len() as u64;
         if count == 0 || (count < NAMES && self.random.below(4) == 0) {
@@ -101,6 +105,7 @@ impl Lane {
         format!("{}{}", self.prefix, self.made)
     }
 
+    /// Returns an act that makes a new name.
     fn make(&mut self) -> Act {
         let name = self.new_name();
         match self.random.below(6) {
@@ -149,7 +154,7 @@ impl Lane {
         }
     }
 
-    /// Returns another file of the lane.
+    /// Returns the name of another file of the lane.
     fn other(&self, name: &str) -> Option<String> {
         let is_file = |thing: &NamedObject| matches!(thing, NamedObject::File(_));
         self.tree

@@ -2,8 +2,8 @@
 //! of its requests and their replies, and a checker that compares the host's files with the
 //! journal.
 //!
-//! Each lane has one act in progress at a time, and names of its own. So after a kill its names may
-//! be in two states: with that act and without it.
+//! Each lane has one act in progress at a time, and names of its own. So after a kill the names of
+//! a lane may be in two states: with that act and without it.
 
 mod lane;
 mod player;

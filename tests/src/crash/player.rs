@@ -26,7 +26,7 @@ pub const AWAITED: &str = "awaited";
 /// Lock that the guest waits for, and that another guest has to hold meanwhile.
 pub const AWAITED_LOCK: Lock = Lock::posix(WRITE, 1, 0, 9);
 
-/// Queue of the waiting lock request.
+/// Index of the queue of the waiting lock request.
 const WAITS: usize = 2;
 
 /// Number of requests after which the guest waits for all replies. Until then the front-end uses
@@ -102,7 +102,7 @@ impl Player {
         Ok(())
     }
 
-    /// Works until `tell`, which gets each event, returns that it is enough. If `finish` is set, it
+    /// Works and passes each event to `tell`, until `tell` returns false. If `finish` is set, it
     /// then waits for the requests in progress.
     ///
     /// # Errors
@@ -150,6 +150,7 @@ impl Player {
         self.client.is_alive()
     }
 
+    /// Sends the request of a lane's act.
     fn ask(
         &mut self,
         lane: usize,
@@ -165,7 +166,8 @@ impl Player {
         Ok(())
     }
 
-    /// Handles a reply: the act is done.
+    /// Handles the reply to a lane's act: records the opened file or closes a removed one, and lets
+    /// the lane choose its next act.
     fn take(&mut self, lane: usize, reply: &Reply) -> Result<(), FrontendError> {
         let Some(lane) = self.lanes.get_mut(lane) else { return Ok(()) };
         let body =

@@ -67,7 +67,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Returns the part whose names have this prefix.
+    /// Returns the names with this prefix and their objects.
     #[must_use]
     pub fn with_prefix(&self, prefix: &str) -> Self {
         let named = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
@@ -82,9 +82,9 @@ impl Tree {
         }
     }
 
-    /// Returns whether this tree can be the result of `before` if `act` was carried out or was not.
-    /// Of a write it may have only the beginning, including the hole before it: Linux leaves a
-    /// write(2) in that state if it kills the process during the call.
+    /// Returns whether this tree can be the result of `before`, with `act` carried out or not. If
+    /// the act is a write, the tree may have only the first bytes of its data, and the hole before
+    /// them. Linux leaves a write(2) in that state if the process is killed during the call.
     pub fn is_outcome(&self, before: &Self, act: Option<&Act>) -> bool {
         let Some(act) = act else { return self == before };
         self == before
@@ -179,7 +179,8 @@ impl Act {
         tree
     }
 
-    /// Returns the tree after the part of a write that `found` contains.
+    /// Returns the tree after the first bytes of a write, as many as `found` contains. Returns
+    /// `None` if the act is no write.
     fn begun(&self, before: &Tree, found: &Tree) -> Option<Tree> {
         let (name, at, bytes) = match self {
             Self::Write(name, at, bytes) => (name, *at, bytes),
@@ -199,7 +200,8 @@ impl Act {
         Some(Self::Write(name.clone(), at, bytes.get(..len)?.to_vec()).after(before))
     }
 
-    /// Returns the message and the length of the reply's body. `None` if the file is not open.
+    /// Returns the request of this act and the largest length of its reply's body in bytes. Returns
+    /// `None` if the file is not open. `opened` returns the open file of a name.
     pub fn message(&self, directory: u64, opened: impl Fn(&str) -> Option<Opened>) -> Option<(Frame, usize)> {
         let write = |(node, handle): Opened, at: u64, flags: u32, bytes: &[u8]| {
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -233,6 +235,7 @@ impl Act {
     }
 }
 
+/// Returns the file `name` after `bytes` were written at the offset `at`.
 fn written(before: &Tree, name: &str, at: usize, bytes: &[u8]) -> NamedObject {
     let mut content = before.bytes(name).to_vec();
     content.resize(content.len().max(at + bytes.len()), 0);

@@ -110,7 +110,8 @@ impl Dax {
         Ok(())
     }
 
-    /// Sends SETUPMAPPING for reading and returns the errno.
+    /// Sends SETUPMAPPING for reading and returns the errno; 0 is success. Maps `len` bytes of the
+    /// file from its offset `from` to the offset `at` of the window.
     ///
     /// # Errors
     /// Fails if there is no reply.
@@ -118,7 +119,7 @@ impl Dax {
         self.bench.errno(setup_mapping(node, [from, len, READ, at]), 0)
     }
 
-    /// Sends SETUPMAPPING for reading and writing and returns the errno.
+    /// As [`Dax::map`], for reading and writing.
     ///
     /// # Errors
     /// Fails if there is no reply.
@@ -126,7 +127,8 @@ impl Dax {
         self.bench.errno(setup_mapping(node, [from, len, READ | WRITE, at]), 0)
     }
 
-    /// Sends REMOVEMAPPING of all these ranges in one message and returns the errno.
+    /// Sends REMOVEMAPPING of all these ranges (offset in the window, length) in one message and
+    /// returns the errno; 0 is success.
     ///
     /// # Errors
     /// Fails if there is no reply.
@@ -141,7 +143,7 @@ pub fn setup_mapping(node: u64, [from, len, flags, at]: [u64; 4]) -> Frame {
     Frame::new(SETUPMAPPING, node).u64(u64::MAX).u64(from).u64(len).u64(flags).u64(at)
 }
 
-/// Returns a REMOVEMAPPING.
+/// Returns a REMOVEMAPPING of these ranges: offset in the window, length.
 pub fn remove_mapping(node: u64, ranges: &[(u64, u64)]) -> Frame {
     let count = u32::try_from(ranges.len()).unwrap_or(u32::MAX);
     let frame = Frame::new(REMOVEMAPPING, node).u32(count);

@@ -43,7 +43,7 @@ pub struct Range {
 pub(super) struct ChannelMessage {
     pub(super) code: u32,
     pub(super) wants_reply: bool,
-    /// Range. `None` if the body has another length than a range.
+    /// Range of the message. `None` if the body has another length than a range.
     pub(super) range: Option<Range>,
     pub(super) descriptor: Option<OwnedFd>,
 }
@@ -86,6 +86,8 @@ impl ChannelMessage {
     }
 }
 
+/// Receives the first bytes of a message, at most a header, and its descriptor. Returns the number
+/// of bytes; 0 is the end of the channel.
 fn receive_with_descriptor(
     stream: &UnixStream,
     header: &mut [u8; HEADER_LEN],
@@ -103,6 +105,7 @@ fn receive_with_descriptor(
     Ok(received.bytes)
 }
 
+/// Decodes the body of a message. Returns `None` if it has another length than a range.
 fn range(body: &[u8]) -> Option<Range> {
     let words: Vec<u64> = body.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
     match (words.as_slice(), body.first()) {

@@ -1,9 +1,10 @@
 //! The mapped parts of a window, and access to their bytes as the guest's processor has it.
 //!
-//! Each mapping is an `mmap` of its own at any host address. A table here has its place in the
-//! window, and a later mapping cuts what it covers, as `MAP_FIXED` does. `read(2)` and `write(2)`
-//! move bytes between the mapping and a scratch file. A page that is missing, or must not be
-//! written, is EFAULT for them, while a load or store of the processor would end the test.
+//! Each mapping is an `mmap` of its own at any host address. [`MappedParts`] records the place of
+//! each mapping in the window. A later mapping replaces those parts of earlier ones that it covers,
+//! as with `MAP_FIXED`. `read(2)` and `write(2)` move bytes between a mapping and a scratch file.
+//! They return EFAULT for a page that is missing or read-only, where a load or store of the
+//! processor would end the test by a signal.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,16 +32,17 @@ pub(super) enum Rights {
     ReadAndWrite,
 }
 
-/// Part of the window with a part of a mapping.
+/// Part of the window that shows a mapping, or a part of one.
 #[derive(Clone, Debug)]
 struct MappedPart {
+    /// Length in bytes.
     len: u64,
-    /// Bytes of the mapping before this part.
+    /// Number of bytes of the mapping before this part.
     skipped: u64,
     region: Arc<MmapRegion>,
 }
 
-/// Mapped parts of the window, by their start.
+/// Mapped parts of the window, by their offset in the window in bytes.
 #[derive(Debug, Default)]
 pub(super) struct MappedParts(BTreeMap<u64, MappedPart>);
 
@@ -61,7 +63,7 @@ pub(super) fn map(file: File, offset: u64, len: u64, rights: Rights) -> io::Resu
 }
 
 impl MappedParts {
-    /// Returns the number of mappings, or parts of mappings.
+    /// Returns the number of parts.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
@@ -82,14 +84,15 @@ impl MappedParts {
         self.0.get(&at).is_some_and(|part| part.len == len)
     }
 
-    /// Puts a mapping at `at`, over any earlier one.
+    /// Puts a mapping at `at`. It replaces what was mapped in its range.
     pub(super) fn put(&mut self, at: u64, region: MmapRegion) {
         let len = region.size() as u64;
         self.clear(at, len);
         self.0.insert(at, MappedPart { len, skipped: 0, region: Arc::new(region) });
     }
 
-    /// Removes the mappings in the range, and only those.
+    /// Removes all mapped parts in the range. The rest of a mapping that reaches beyond the range
+    /// stays.
     pub(super) fn clear(&mut self, at: u64, len: u64) {
         let end = at.saturating_add(len);
         let reached = self.0.range(..end).rev().take_while(|(start, part)| *start + part.len > at);
@@ -114,7 +117,7 @@ impl MappedParts {
         places
     }
 
-    /// Returns the bytes that a load of `len` bytes at `at` yields.
+    /// Loads `len` bytes at `at`.
     pub(super) fn load(&self, at: u64, len: usize) -> Result<Vec<u8>, Errno> {
         let mut scratch = scratch()?;
         self.each(at, len, |slice| scratch.write_all_volatile(slice).map_err(errno))?;
@@ -155,7 +158,8 @@ impl MappedParts {
         if entry & PRESENT != 0 && entry & NUMBER != 0 { Ok(entry & NUMBER) } else { Err(Errno::PERM) }
     }
 
-    /// Calls `with` for each part of memory in the range.
+    /// Calls `with` for the memory of each mapped part in the range, in order. Returns EFAULT at
+    /// the first byte that is not mapped.
     pub(super) fn each(
         &self,
         at: u64,
@@ -177,14 +181,17 @@ impl MappedParts {
     }
 }
 
+/// Makes an empty file in memory.
 fn scratch() -> Result<File, Errno> {
     rustix::fs::memfd_create("scratch", MemfdFlags::CLOEXEC).map(File::from)
 }
 
+/// Returns the errno of an error of the host.
 fn host(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
+/// Returns the errno of a copy that failed.
 fn errno(error: VolatileMemoryError) -> Errno {
     match error {
         VolatileMemoryError::IOError(error) => host(&error),
@@ -211,6 +218,7 @@ mod tests {
         file
     }
 
+    /// Returns a file, and a window that maps its three pages from the second page on.
     fn whole() -> (File, MappedParts) {
         let (file, mut parts) = (file(), MappedParts::default());
         parts.put(PAGE, map(file.try_clone().unwrap(), 0, 3 * PAGE, Rights::ReadAndWrite).unwrap());

@@ -2,7 +2,7 @@
 //! existing VMM, really maps the files, and loads and stores through the window as the guest's
 //! processor would.
 //!
-//! A message that no daemon may send is recorded as a fault, whatever the guest does.
+//! The window records a fault for each message that no daemon may send, whatever the guest does.
 //! [`Window::faults`] must be empty at the end of every test.
 
 mod bench;
@@ -188,17 +188,17 @@ impl Window {
         std::mem::take(&mut self.state().messages)
     }
 
-    /// Returns the messages that no daemon may send and that this one sent.
+    /// Returns descriptions of the messages of this daemon that no daemon may send.
     pub fn faults(&self) -> Vec<String> {
         self.state().faults.clone()
     }
 
-    /// Takes messages from now on without a reply.
+    /// Takes messages without a reply, until [`Window::reply_normally`].
     pub fn stop_replying(&self) {
         self.change(|state| state.mode = ReplyMode::Silent);
     }
 
-    /// Replies again, first to the messages that have arrived meanwhile.
+    /// Replies by the rules again, first to the messages that have arrived without a reply.
     pub fn reply_normally(&self) {
         self.change(|state| state.mode = ReplyMode::ByTheRules);
     }
@@ -218,17 +218,17 @@ impl Window {
         self.change(|state| state.mode = ReplyMode::Invalid);
     }
 
-    /// Waits for so long before each reply.
+    /// Waits for `time` before each reply, until [`Window::reply_normally`].
     pub fn delay_replies(&self, time: Duration) {
         self.change(|state| state.mode = ReplyMode::Slow(time));
     }
 
-    /// Records that the last queue has been stopped. No message may arrive after it.
+    /// Sets whether all queues are stopped. While they are stopped, every message is a fault.
     pub fn expect_nothing(&self, nothing: bool) {
         self.change(|state| state.stopped = nothing);
     }
 
-    /// Does the part of a device reset that a VMM does by itself.
+    /// Does the VMM's part of a device reset: removes all mappings, if its rules say so.
     ///
     /// # Errors
     /// Fails if the daemon does not forget the memory.
@@ -259,6 +259,7 @@ impl Window {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
+    /// Changes the state and wakes the threads that wait for a change.
     fn change(&self, how: impl FnOnce(&mut State)) {
         how(&mut self.state());
         self.shared.changed.notify_all();
@@ -295,7 +296,7 @@ mod tests {
 
     const SLOT: u64 = 2 << 20;
 
-    /// Returns a window, and a daemon that sends the messages of the test.
+    /// Returns a window, and a back channel on which the test sends messages as a daemon would.
     fn scripted(rules: Rules) -> (Window, Backend) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         // This window has no connection for messages about memory.

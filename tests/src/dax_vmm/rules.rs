@@ -17,8 +17,8 @@ pub enum Protection {
     /// Readable and writable, whatever the message says (QEMU: `memory_region_init_ram_from_fd`).
     /// An `O_RDONLY` descriptor then cannot be mapped.
     Writable,
-    /// Readable and writable if the descriptor allows it, otherwise readable: a VMM on the side of
-    /// a hostile guest.
+    /// Readable and writable if the descriptor allows it, otherwise readable. Such a VMM gives a
+    /// hostile guest every right that it can get.
     AsDescriptor,
 }
 
@@ -27,7 +27,7 @@ pub enum Protection {
 pub struct Rules {
     /// Reaction to a mapping over an earlier one.
     pub overlap: Overlap,
-    /// Whether an unmap is refused unless its range is exactly one earlier mapping.
+    /// Whether the VMM refuses an unmap whose range is not exactly one earlier mapping.
     pub exact_unmap: bool,
     /// Whether a range beyond the end of the file is mapped.
     pub past_end_of_file: bool,

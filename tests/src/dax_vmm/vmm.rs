@@ -26,7 +26,7 @@ pub struct RecordedMessage {
     pub range: Range,
     /// Whether the descriptor of the message was open for writing.
     pub writable_descriptor: bool,
-    /// Whether the VMM did it.
+    /// Whether the VMM carried out the message.
     pub accepted: bool,
 }
 
@@ -55,28 +55,41 @@ const RECORDED_MAX: usize = 10_000;
 /// Way in which the VMM replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReplyMode {
+    /// As its [`Rules`] say.
     ByTheRules,
+    /// Not at all, until the mode changes.
     Silent,
+    /// With an error to every message.
     Refusing,
+    /// With an error to every writable mapping.
     RefusingWritable,
+    /// As its rules say, after this time.
     Slow(Duration),
+    /// With bytes that are no reply.
     Invalid,
 }
 
+/// State that the tests and the VMM's thread change.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) parts: MappedParts,
     pub(super) counts: Counts,
+    /// Messages that [`Window::take_messages`](super::Window::take_messages) has not returned yet.
     pub(super) messages: Vec<RecordedMessage>,
+    /// Descriptions of the messages that no daemon may send.
     pub(super) faults: Vec<String>,
     pub(super) mode: ReplyMode,
+    /// Whether all queues are stopped, so that any message is a fault.
     pub(super) stopped: bool,
 }
 
+/// Window of one front-end, shared by the test and the VMM's thread.
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
+    /// Notified when a message has arrived and when the mode has changed.
     pub(super) changed: Condvar,
     pub(super) rules: Rules,
+    /// Length of the window in bytes.
     pub(super) len: u64,
     /// Connection for `ADD_MEM_REG`. It is taken out at the end, so that it closes together with
     /// the front-end.
@@ -88,6 +101,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Handles messages until the daemon closes the back channel or sends an invalid message.
     pub(super) fn serve(&self, stream: &UnixStream) {
         loop {
             match ChannelMessage::receive(stream) {
@@ -183,10 +197,12 @@ impl Shared {
         }
     }
 
+    /// Returns whether a range is not empty and lies in the window.
     fn is_inside(&self, range: Range) -> bool {
         range.len > 0 && range.at.checked_add(range.len).is_some_and(|end| end <= self.len)
     }
 
+    /// Maps a range of a file, if the rules permit that. Returns whether it is mapped.
     fn map(&self, descriptor: OwnedFd, range: Range) -> bool {
         let rules = self.rules;
         let file = File::from(descriptor);
@@ -217,6 +233,7 @@ impl Shared {
         true
     }
 
+    /// Unmaps a range, if the rules permit that. Returns whether it is unmapped.
     fn unmap(&self, range: Range) -> bool {
         let mut state = self.lock();
         let inexact = self.rules.exact_unmap && !state.parts.is_exact(range.at, range.len);
@@ -228,6 +245,7 @@ impl Shared {
         !self.rules.announces_memory || self.forget_memory(range.at, range.len).is_ok()
     }
 
+    /// Sends `ADD_MEM_REG` for a mapped range.
     fn announce_memory(&self, file: &File, range: Range) -> Result<(), FrontendError> {
         let region = VhostUserMemoryRegionInfo {
             mmap_offset: range.file_offset,
@@ -237,10 +255,12 @@ impl Shared {
         self.with_connection(|connection| connection.add_mem_region(&region).map(drop))
     }
 
+    /// Sends `REM_MEM_REG` for a range that is no longer mapped.
     pub(super) fn forget_memory(&self, at: u64, len: u64) -> Result<(), FrontendError> {
         self.with_connection(|connection| connection.remove_mem_region(&region(at, len)))
     }
 
+    /// Calls `what` with the front-end's connection. Fails after the end of the front-end.
     fn with_connection(
         &self,
         what: impl FnOnce(&mut Connection) -> vhost::Result<()>,
@@ -251,6 +271,7 @@ impl Shared {
     }
 }
 
+/// Returns a part of the window as a region of guest memory, without its file.
 fn region(at: u64, len: u64) -> VhostUserMemoryRegionInfo {
     VhostUserMemoryRegionInfo {
         guest_phys_addr: WINDOW_START + at,
@@ -261,6 +282,7 @@ fn region(at: u64, len: u64) -> VhostUserMemoryRegionInfo {
     }
 }
 
+/// Returns whether a descriptor is open for writing.
 fn is_writable(descriptor: &impl AsFd) -> bool {
     let flags = rustix::fs::fcntl_getfl(descriptor).unwrap_or(OFlags::RDWR);
     flags & OFlags::ACCMODE != OFlags::RDONLY

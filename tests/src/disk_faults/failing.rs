@@ -1,9 +1,10 @@
-//! A disk that refuses to write the blocks of one file. Everything else on it works, so that the
+//! A disk that refuses to write the blocks of one file. All other requests succeed, so that the
 //! host's kernel reports only an error of writeback.
 //!
-//! The disk is a file in a tmpfs that has enough space for it. The blocks of the file are holes,
-//! and another file takes their space. So a write to them finds no space. A loop device reports
-//! that as an error of the disk: ENOSPC, or EIO on older kernels.
+//! The disk is an image in a tmpfs that has enough space for it. To refuse writes, the test punches
+//! holes at the blocks of the file and lets another file use up the tmpfs. A write to a hole then
+//! finds no space. A loop device reports that as an error of the disk: ENOSPC, or EIO on older
+//! kernels.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -53,11 +54,12 @@ impl FailingDisk {
         self.mounted.folder()
     }
 
+    /// Returns the path of a file in the tmpfs, such as the image "disk".
     fn path(&self, name: &str) -> PathBuf {
         self.memory.folder().join(name)
     }
 
-    /// Creates a file of some blocks.
+    /// Creates a file of so many blocks and writes it to the disk.
     ///
     /// # Errors
     /// Fails with the error of the host.
@@ -69,7 +71,7 @@ impl FailingDisk {
         file.sync_all()
     }
 
-    /// Lets the disk refuse writes to the blocks of that file from now on.
+    /// Lets the disk refuse writes to the blocks of a file of [`FailingDisk::make_file`].
     ///
     /// # Errors
     /// Fails if the blocks are not found on the disk.

@@ -1,6 +1,6 @@
 //! The log of a disk, in the format of Linux's dm-log-writes (`drivers/md/dm-log-writes.c`) as
-//! QEMU's `blklogwrites` writes it: every write with its data and every flush, in order. From it
-//! follows the disk that a loss of power leaves.
+//! QEMU's `blklogwrites` writes it: every write with its data and every flush, in order. The log
+//! determines the content that the disk has after a loss of power.
 
 use std::fs::File;
 use std::io;
@@ -44,17 +44,19 @@ impl Entry {
     }
 }
 
+/// Returns the 64-bit number at this index, or 0 beyond the end.
 fn number(bytes: &[u8], index: usize) -> u64 {
     let field = bytes.chunks_exact(8).nth(index).and_then(|field| field.try_into().ok());
     field.map_or(0, u64::from_le_bytes)
 }
 
+/// Returns an error with this message.
 fn fault(what: impl Into<String>) -> io::Error {
     io::Error::other(what.into())
 }
 
-/// Returns the last flush that the disk has answered. The disk rewrites the head of the log with
-/// each flush.
+/// Returns the moment of the last flush that the disk has answered. The disk rewrites the head of
+/// the log with each flush.
 pub(super) fn last_flush(log: &File) -> io::Result<Moment> {
     let mut head = [0; 32];
     log.read_exact_at(&mut head, 0)?;

@@ -72,6 +72,7 @@ impl FileSystem {
         self.make_with(disk, &[])
     }
 
+    /// As [`FileSystem::make`], with more arguments of `mkfs`.
     fn make_with(self, disk: &Path, features: &[&str]) -> io::Result<()> {
         let mut command = fetched_program(&format!("usr/sbin/mkfs.{}", self.name()))?;
         match self {
@@ -86,6 +87,7 @@ impl FileSystem {
     }
 }
 
+/// Returns the tree of the part `disks`.
 fn disks() -> io::Result<PathBuf> {
     Parts::locate().disks().map_err(io::Error::other)
 }
@@ -113,7 +115,7 @@ pub struct LoggedDisk {
     work: Work,
 }
 
-/// Folder in memory. On a disk of the host, each crash state would be slow.
+/// Folder in a tmpfs, because replaying a log to a disk of the host is slow.
 #[derive(Debug)]
 struct Work {
     memory: Mounted,
@@ -132,9 +134,9 @@ impl Work {
     }
 }
 
-/// Process that serves the disk, in its own mount namespace. If it were the last process in the
-/// namespace where the disk is mounted, its end would unmount the disk, and wait for the disk
-/// forever. Its file is visible nowhere else.
+/// Process that serves the disk, in its own mount namespace. The disk is mounted in another
+/// namespace: if this process were the last one there, its end would unmount the disk, and the
+/// unmount would wait for the disk forever. The file of the disk is visible nowhere else.
 #[derive(Debug)]
 struct Server(Child);
 
@@ -184,7 +186,8 @@ impl Server {
         root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Mounts its file `device` on `point`, through the loop device that is returned.
+    /// Mounts the disk, which is the file `device`, on `point` through a loop device. Also returns
+    /// the path of the loop device.
     fn mount(&self, kind: FileSystem, device: &Path, point: PathBuf) -> io::Result<(Mounted, PathBuf)> {
         let namespace = format!("--mount=/proc/{}/ns/mnt", self.0.id());
         let mut attach = Command::new("nsenter");
@@ -196,8 +199,8 @@ impl Server {
         Ok((mounted?, loop_device))
     }
 
-    /// Waits until the loop device no longer uses the file. A daemon that was killed holds its copy
-    /// of a mount until it is gone, which is a little after it was reaped.
+    /// Waits until the loop device no longer uses the file `device`. A daemon that was killed holds
+    /// its copy of the mount until shortly after it was reaped.
     fn wait_until_unused(&self, device: &Path, loop_device: &Path) -> io::Result<()> {
         let number = fs::metadata(self.seen(device))?.dev();
         let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
@@ -250,7 +253,7 @@ impl LoggedDisk {
     /// Unmounts the file system and returns the history of its disk.
     ///
     /// # Errors
-    /// Fails if it is in use.
+    /// Fails if the file system stays in use.
     pub fn end(mut self) -> io::Result<Recording> {
         if let Some(mounted) = self.mounted.take() {
             mounted.end()?;
@@ -269,11 +272,11 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Returns the file system after a loss of power at a moment. Only one may exist at a time: all
-    /// have the same UUID, and the kernel does not mount one UUID twice.
+    /// Returns the file system after a loss of power at a moment. Only one of them may be mounted
+    /// at a time: all have the same UUID, and the kernel does not mount one UUID twice.
     ///
     /// # Errors
-    /// Fails if it cannot be mounted, which is a loss of all data.
+    /// Fails if the file system cannot be mounted, which is a loss of all data.
     pub fn after_power_loss(&self, at: Moment) -> io::Result<Mounted> {
         let path = self.work.join("left");
         let image = File::create(&path)?;

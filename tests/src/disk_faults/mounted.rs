@@ -19,6 +19,7 @@ pub(super) const LIMIT: Duration = Duration::from_secs(20);
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
 thread_local! {
+    /// Whether this thread has a mount namespace of its own.
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -74,7 +75,7 @@ impl Mounted {
     /// Unmounts the file system, which writes back its data. Waits while it is in use.
     ///
     /// # Errors
-    /// EBUSY if it stays in use, or the error of the host.
+    /// EBUSY if the file system stays in use, or the error of the host.
     pub fn end(self) -> io::Result<()> {
         unmount_when_unused(&self.point)
     }
@@ -82,7 +83,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Unmounts lazily, because a daemon of a failed test may still use it. After
+        // Unmounts lazily, because a daemon of a failed test may still use the mount. After
         // [`Mounted::end`] there is nothing to unmount.
         rustix::mount::unmount(&self.point, UnmountFlags::DETACH).unwrap_or_default();
     }

@@ -6,7 +6,7 @@ use crate::daemon::{Daemon, Serving};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// GETATTR.
+/// Opcode of GETATTR.
 const GETATTR: u32 = 3;
 
 /// Parts of a test at the wire. The share lies in its own folder, beside which a test may put
@@ -80,7 +80,7 @@ impl Bench {
         self.folder.path().join("share").join(name)
     }
 
-    /// Sends a message and checks the properties of every reply.
+    /// Sends a message, waits for its reply and checks it with [`check`].
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`], [`FrontendError::Reply`].
@@ -109,7 +109,7 @@ impl Bench {
     /// Checks that the daemon still answers GETATTR on the root.
     ///
     /// # Errors
-    /// Fails if it does not.
+    /// Fails if the daemon does not answer.
     pub fn is_alive(&mut self) -> Result<(), FrontendError> {
         let body = self.body(Frame::new(GETATTR, 1).u32(0).u32(0).u64(0), 104)?;
         if body.len() == 104 { Ok(()) } else { Err(FrontendError::Reply(format!("GETATTR: {body:?}"))) }

@@ -21,7 +21,7 @@ pub type Opened = (u64, u64);
 pub struct SharedFolder(TempDir);
 
 impl SharedFolder {
-    /// Creates an empty one.
+    /// Creates an empty directory.
     ///
     /// # Errors
     /// Fails if the host has no space for it.
@@ -31,12 +31,12 @@ impl SharedFolder {
         Ok(Self(folder))
     }
 
-    /// Returns the folder around it, in which the daemons may write.
+    /// Returns the folder around the directory. The daemons may write in all of it.
     pub fn folder(&self) -> &Path {
         self.0.path()
     }
 
-    /// Returns the host's path of `name` in it.
+    /// Returns the host's path of `name` in the directory.
     pub fn host(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.path().join("share").join(name)
     }
@@ -44,14 +44,14 @@ impl SharedFolder {
     /// Starts another daemon, which serves guests one after another.
     ///
     /// # Errors
-    /// Fails if it does not start.
+    /// Fails if the daemon does not start.
     pub fn serve(&self, arguments: &[&str]) -> Result<Serving, FrontendError> {
         let daemon = Daemon::pinhole(self.host(""))?.confined_to(self.folder()).argument("--keep-listening");
         Ok(arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)).start()?)
     }
 }
 
-/// Request in progress, by its number.
+/// Request in progress, by its `unique`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "a test waits for the reply to each request"]
 pub struct Asked(u64);
@@ -62,9 +62,13 @@ pub struct Client {
     /// Device. A request that is sent through it directly must be answered before the client is
     /// used again.
     pub guest: Frontend,
+    /// Index of the queue for all requests.
     queue: usize,
+    /// Requests in progress with their `unique`, by their first descriptor.
     sent: HashMap<u32, (Sent, u64)>,
+    /// Replies that the test has not taken, by their `unique`.
     answered: HashMap<u64, Reply>,
+    /// `unique` of the next request.
     next: u64,
 }
 
@@ -72,7 +76,7 @@ impl Client {
     /// Connects and sends INIT.
     ///
     /// # Errors
-    /// Fails if either is refused.
+    /// Fails if the daemon refuses the connection or INIT.
     pub fn connect(socket: &Path, setup: Setup) -> Result<(Self, InitReply), FrontendError> {
         let mut guest = Frontend::connect_with(socket, setup)?;
         let agreed = guest.init_with(InitFlags::all())?;
@@ -99,8 +103,8 @@ impl Client {
         Ok(Asked(unique))
     }
 
-    /// Collects used requests, and first waits for one if `wait` is set. Returns whether there were
-    /// any.
+    /// Takes the reply to one used request. If there is no such request, waits for it if `wait` is
+    /// set. Returns whether there was a reply.
     fn collect(&mut self, wait: bool) -> Result<bool, FrontendError> {
         let (queue, memory) = self.guest.queue(self.queue)?;
         let used = if wait { Some(queue.wait(memory)?) } else { queue.take_used(memory)? };
@@ -207,8 +211,8 @@ impl Client {
         Ok((node, u64_at(&opened, 0)?))
     }
 
-    /// Opens a name in the root whose first open is refused as stale, by the second open that Linux
-    /// makes by itself.
+    /// Opens a name in the root whose first open must fail. Opens it again, as Linux does by itself
+    /// after ESTALE.
     ///
     /// # Errors
     /// [`FrontendError::Reply`] if the first open succeeds, or the second one fails.
@@ -222,7 +226,7 @@ impl Client {
     /// Checks that the daemon answers GETATTR on the root.
     ///
     /// # Errors
-    /// Fails if it does not.
+    /// Fails if the daemon does not answer.
     pub fn is_alive(&mut self) -> Result<(), FrontendError> {
         let body = self.body(Frame::new(GETATTR, 1).u32(0).u32(0).u64(0), 104)?;
         if body.len() == 104 { Ok(()) } else { Err(FrontendError::Reply(format!("GETATTR: {body:?}"))) }

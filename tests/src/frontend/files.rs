@@ -30,6 +30,7 @@ impl From<FrontendError> for io::Error {
     }
 }
 
+/// Returns the error of a message that cannot be encoded or decoded.
 fn malformed(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
@@ -58,6 +59,7 @@ impl Files {
         self.daemon.stderr()
     }
 
+    /// Sends a request and returns the body of its reply, or its errno as an error.
     fn ask(&mut self, node: NodeId, operation: &Operation<'_>, payload: &[u8]) -> io::Result<Vec<u8>> {
         let reply = self.guest.request(1, node, operation, payload)?;
         match reply.error()? {
@@ -69,7 +71,7 @@ impl Files {
     /// Sends LOOKUP in the root.
     ///
     /// # Errors
-    /// Errno of the reply. The other functions fail in the same way.
+    /// Errno of the reply.
     pub fn lookup(&mut self, name: &str) -> io::Result<(Entry, Timeouts)> {
         named(name, |name| {
             let body = self.ask(NodeId::ROOT, &Operation::Lookup(Lookup { name }), &[])?;
@@ -80,7 +82,7 @@ impl Files {
     /// Sends LOOKUP in a directory.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn lookup_in(&mut self, directory: NodeId, name: &str) -> io::Result<Entry> {
         named(name, |name| {
             let body = self.ask(directory, &Operation::Lookup(Lookup { name }), &[])?;
@@ -91,7 +93,7 @@ impl Files {
     /// Sends MKDIR in a directory.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn make_dir_in(&mut self, directory: NodeId, name: &str) -> io::Result<Entry> {
         named(name, |name| {
             let body = self.ask(directory, &Operation::MkDir(MkDir { name, mode: 0o755, umask: 0 }), &[])?;
@@ -102,7 +104,7 @@ impl Files {
     /// Sends OPENDIR.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn open_dir(&mut self, directory: NodeId) -> io::Result<Handle> {
         let body = self.ask(directory, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() }), &[])?;
         decode_open(&body).map(|open| open.handle).map_err(malformed)
@@ -111,7 +113,7 @@ impl Files {
     /// Sends READDIR from the beginning and returns the bytes of the reply.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn read_dir(&mut self, directory: NodeId, handle: Handle) -> io::Result<Vec<u8>> {
         let list = ReadDir { handle, offset: 0, size: 4096 };
         self.ask(directory, &Operation::ReadDir(list), &[])
@@ -120,7 +122,7 @@ impl Files {
     /// Sends GETATTR.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn attributes(&mut self, node: NodeId) -> io::Result<(Attr, Duration)> {
         let body = self.ask(node, &Operation::GetAttr(GetAttr { handle: None }), &[])?;
         decode_attr(&body).map_err(malformed)
@@ -129,7 +131,7 @@ impl Files {
     /// Sends SETATTR of the length.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn truncate(&mut self, node: NodeId, size: u64) -> io::Result<Attr> {
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         let body = self.ask(node, &Operation::SetAttr(set), &[])?;
@@ -139,7 +141,7 @@ impl Files {
     /// Sends OPEN.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn open(&mut self, node: NodeId, flags: OpenFlags) -> io::Result<OpenReply> {
         let body = self.ask(node, &Operation::Open(Open { flags, kill_suidgid: false }), &[])?;
         decode_open(&body).map_err(malformed)
@@ -148,7 +150,7 @@ impl Files {
     /// Sends CREATE in the root.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn create(&mut self, name: &str, flags: OpenFlags) -> io::Result<Created> {
         named(name, |name| {
             let open = Open { flags, kill_suidgid: false };
@@ -161,7 +163,7 @@ impl Files {
     /// Sends READ.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn read(&mut self, node: NodeId, handle: Handle, (offset, size): (u64, u32)) -> io::Result<Vec<u8>> {
         let read = Read { handle, offset, size, lock_owner: None, flags: OpenFlags::empty() };
         self.ask(node, &Operation::Read(read), &[])
@@ -170,7 +172,7 @@ impl Files {
     /// Sends WRITE. With `OpenFlags::APPEND` the offset has no effect.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn write(
         &mut self,
         (node, handle): (NodeId, Handle),
@@ -183,7 +185,7 @@ impl Files {
         decode_u32(&self.ask(node, &Operation::Write(write), bytes)?).map_err(malformed)
     }
 
-    /// Sends FLUSH without an owner of locks.
+    /// Sends FLUSH with the lock owner 0, which has no locks.
     ///
     /// # Errors
     /// Errno of the reply.
@@ -195,7 +197,7 @@ impl Files {
     /// Sends RELEASE.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn release(&mut self, node: NodeId, handle: Handle) -> io::Result<()> {
         let flags = OpenFlags::empty();
         let release = Release { handle, flags, flush: false, flock_unlock: false, lock_owner: LockOwner(0) };
@@ -205,7 +207,7 @@ impl Files {
     /// Sends RENAME2 within the root.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn rename(&mut self, from: &str, to: &str, flags: RenameFlags) -> io::Result<()> {
         named(from, |name| {
             named(to, |new_name| {
@@ -218,7 +220,7 @@ impl Files {
     /// Sends UNLINK in the root.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn unlink(&mut self, name: &str) -> io::Result<()> {
         named(name, |name| self.ask(NodeId::ROOT, &Operation::Unlink(Unlink { name }), &[]).map(drop))
     }
@@ -226,7 +228,7 @@ impl Files {
     /// Sends LINK of a node into the root.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Files::lookup`].
     pub fn link(&mut self, target: NodeId, name: &str) -> io::Result<Entry> {
         named(name, |name| {
             let body = self.ask(NodeId::ROOT, &Operation::Link(Link { target, name }), &[])?;

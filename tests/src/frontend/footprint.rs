@@ -21,7 +21,7 @@ impl Footprint {
     /// Reads the resources of the process `id`.
     ///
     /// # Errors
-    /// Fails if it has ended.
+    /// Fails if the process has ended.
     pub fn of(id: u32) -> io::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{id}/status"))?;
         let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
@@ -41,13 +41,13 @@ impl Footprint {
 /// been woken counts as awake even if a busy host does not let it run.
 ///
 /// # Panics
-/// Panics if it does not come to rest within [`LIMIT`](super::LIMIT).
+/// Panics if a thread is still awake after [`LIMIT`](super::LIMIT).
 #[track_caller]
 pub fn wait_until_at_rest(id: u32) {
     let mut before = None;
     eventually("all threads of the daemon are asleep", || {
-        // A thread that wakes another and then sleeps may hide both from one check, but not from
-        // two.
+        // One check may miss a thread that wakes another one and then sleeps. Two checks with the
+        // same numbers of context switches do not.
         let now = switches_of_sleepers(id);
         let is_same = now.is_some() && now == before;
         before = now;
@@ -58,7 +58,7 @@ pub fn wait_until_at_rest(id: u32) {
 /// Returns how often the threads of the process `id` have gone to sleep by themselves.
 ///
 /// # Errors
-/// Fails if it has ended.
+/// Fails if the process has ended.
 pub fn times_asleep(id: u32) -> io::Result<u64> {
     let mut sum = 0;
     for thread in fs::read_dir(format!("/proc/{id}/task"))? {
@@ -70,7 +70,7 @@ pub fn times_asleep(id: u32) -> io::Result<u64> {
     Ok(sum)
 }
 
-/// Returns the context switches of each thread. Returns `None` if a thread is awake.
+/// Returns the numbers of context switches of each thread. Returns `None` if a thread is awake.
 fn switches_of_sleepers(id: u32) -> Option<BTreeMap<String, Vec<String>>> {
     let threads = fs::read_dir(format!("/proc/{id}/task")).ok()?.filter_map(Result::ok);
     let mut switches = BTreeMap::new();

@@ -83,13 +83,13 @@ impl Frame {
         Self(Vec::new()).u32(0).u32(opcode).u64(UNIQUE).u64(node).u32(0).u32(0).u32(1).u32(0)
     }
 
-    /// Appends a number.
+    /// Appends a 32-bit number.
     #[must_use]
     pub fn u32(self, number: u32) -> Self {
         self.bytes(&number.to_le_bytes())
     }
 
-    /// Appends a number.
+    /// Appends a 64-bit number.
     #[must_use]
     pub fn u64(self, number: u64) -> Self {
         self.bytes(&number.to_le_bytes())
@@ -115,7 +115,7 @@ impl Frame {
         self
     }
 
-    /// Sets another caller than root.
+    /// Sets the user and the group of the caller. The default is root.
     #[must_use]
     pub fn caller(mut self, user: u32, group: u32) -> Self {
         put(&mut self.0, CALLER_AT, &user.to_le_bytes());
@@ -123,7 +123,7 @@ impl Frame {
         self
     }
 
-    /// Adds supplementary groups, as one extension behind all other bytes (`FUSE_EXT_GROUPS`).
+    /// Appends supplementary groups as an extension (`FUSE_EXT_GROUPS`). No bytes may follow it.
     #[must_use]
     pub fn groups(mut self, groups: &[u32]) -> Self {
         const EXT_GROUPS: u32 = 32;
@@ -151,26 +151,27 @@ impl Frame {
     }
 }
 
+/// Overwrites the bytes at the offset `at` with `value`.
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     for (place, byte) in bytes.iter_mut().skip(at).zip(value) {
         *place = *byte;
     }
 }
 
-/// Returns the number at `at` in a reply's body.
+/// Returns the 32-bit number at the offset `at` of a reply's body.
 ///
 /// # Errors
-/// [`FrontendError::Reply`] if the body ends before it.
+/// [`FrontendError::Reply`] if the body is too short.
 pub fn u32_at(body: &[u8], at: usize) -> Result<u32, FrontendError> {
     let bytes = body.get(at..).and_then(|rest| rest.first_chunk());
     let bytes = bytes.ok_or_else(|| FrontendError::Reply(format!("no number at {at} of {}", body.len())))?;
     Ok(u32::from_le_bytes(*bytes))
 }
 
-/// Returns the number at `at` in a reply's body.
+/// Returns the 64-bit number at the offset `at` of a reply's body.
 ///
 /// # Errors
-/// [`FrontendError::Reply`] if the body ends before it.
+/// [`FrontendError::Reply`] if the body is too short.
 pub fn u64_at(body: &[u8], at: usize) -> Result<u64, FrontendError> {
     let (low, high) = (u32_at(body, at)?, u32_at(body, at + 4)?);
     Ok(u64::from(low) | u64::from(high) << 32)

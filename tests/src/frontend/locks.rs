@@ -26,7 +26,7 @@ const RELEASE_FLOCK_UNLOCK: u32 = 2;
 
 /// Largest number of bytes that one `read` of `/proc/locks` returns.
 const LOCKS_PAGE_LEN: usize = 4096;
-/// Length of its longest line in bytes, rounded up.
+/// Length of the longest line of `/proc/locks` in bytes, rounded up.
 const LOCKS_LINE_LEN: usize = 256;
 
 /// Length of `fuse_lk_out` in bytes.
@@ -66,7 +66,7 @@ impl Lock {
         Self { kind, ..self }
     }
 
-    /// Returns the message.
+    /// Returns the GETLK, SETLK or SETLKW for this lock on an open file.
     pub fn frame(self, opcode: u32, (node, handle): Opened) -> Frame {
         let frame = Frame::new(opcode, node).u64(handle).u64(self.owner).u64(self.start).u64(self.end);
         frame.u32(self.kind).u32(self.pid).u32(self.lk_flags).u32(0)
@@ -112,7 +112,7 @@ impl Client {
     /// Sends GETLK. Returns `None` if there is no conflicting lock.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] if it is refused.
+    /// [`FrontendError::Reply`] if the request is refused.
     pub fn get(&mut self, file: Opened, lock: Lock) -> Result<Option<ConflictingLock>, FrontendError> {
         let body = self.body(lock.frame(GETLK, file), LK_OUT)?;
         let (start, end) = (u64_at(&body, 0)?, u64_at(&body, 8)?);
@@ -120,7 +120,7 @@ impl Client {
         Ok((found.kind != UNLOCK).then_some(found))
     }
 
-    /// Sends FLUSH, as a close by `owner` does.
+    /// Sends FLUSH, as a close by `owner` does, and returns its errno; 0 is success.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -128,7 +128,8 @@ impl Client {
         self.errno(Frame::new(FLUSH, node).u64(handle).u32(0).u32(0).u64(owner), 0)
     }
 
-    /// Sends RELEASE. With an `owner`, it ends the locks of flock(2).
+    /// Sends RELEASE and returns its errno; 0 is success. With an `owner`, the request also ends
+    /// that owner's locks of flock(2).
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -154,10 +155,10 @@ pub struct HostLock {
 
 /// Returns the locks that the host's kernel keeps on a file, in order, without waiting ones.
 ///
-/// One `read` of `/proc/locks` is exact but holds at most a page. Two reads are not one list: the
-/// second starts by position, and a lock that is taken or ended between them makes another one
-/// appear twice or not at all. So a longer list is combined from the locks of each descriptor on
-/// the host.
+/// One `read` of `/proc/locks` is exact but returns at most a page. Two reads are not one list: the
+/// second one starts at a position, and a lock that is taken or ended between them makes another
+/// lock appear twice or not at all. If the list is longer than a page, this function collects the
+/// locks of each descriptor on the host instead.
 ///
 /// # Errors
 /// Fails if the file or the lists cannot be read.
@@ -192,8 +193,8 @@ fn locks_of_descriptors() -> io::Result<String> {
     Ok(lines)
 }
 
-/// Parses `1: OFDLCK ADVISORY  WRITE -1 08:02:1234 0 EOF`. A waiting lock has an arrow as an
-/// additional word.
+/// Parses a line such as `1: OFDLCK ADVISORY  WRITE -1 08:02:1234 0 EOF`. Returns `None` for a lock
+/// of another file, and for a waiting lock, whose line has an arrow as an additional word.
 fn host_lock(line: &str, inode: &str) -> Option<HostLock> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [_, family, _, kind, _, file, start, end] = words.as_slice() else { return None };

@@ -39,7 +39,7 @@ pub use reply::Reply;
 /// Waits until `holds` returns true, checking every few milliseconds for at most [`LIMIT`].
 ///
 /// # Panics
-/// Panics if it has not become true by then.
+/// Panics if `holds` is still false by then. `what` names the condition in the message.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -145,8 +145,8 @@ impl Frontend {
         })
     }
 
-    /// Acknowledges `features` and all protocol features that are offered. The daemon acknowledges
-    /// each later message.
+    /// Acknowledges `features` and all protocol features that are offered, which it returns. The
+    /// daemon acknowledges each later message.
     ///
     /// # Errors
     /// Fails if the daemon refuses a message.
@@ -225,6 +225,7 @@ impl Frontend {
         connected
     }
 
+    /// Describes a queue to the daemon and enables it. The daemon starts at index `base`.
     fn connect_queue(&mut self, queue: &Queue, base: u16) -> Result<(), FrontendError> {
         let place = queue.place();
         let config = VringConfigData {
@@ -306,7 +307,7 @@ impl Frontend {
         Ok(agreed)
     }
 
-    /// Returns the bytes of a request from root, with its own `unique`.
+    /// Returns the bytes of a request from the guest's root, with the next `unique`.
     pub fn encode(&mut self, node: NodeId, operation: &Operation<'_>, payload: &[u8]) -> Vec<u8> {
         self.unique += 2;
         let mut message = Vec::new();

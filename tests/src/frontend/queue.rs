@@ -110,6 +110,7 @@ pub struct Queue {
     kick: EventFd,
     call: EventFd,
     err: EventFd,
+    /// Waits for the call event and the end of the connection.
     called: Epoll,
     next_available: u16,
     next_used: u16,
@@ -191,7 +192,7 @@ impl Queue {
     /// Waits until the device reports, through the error event, that the ring is broken.
     ///
     /// # Errors
-    /// [`FrontendError::TimedOut`] if it does not.
+    /// [`FrontendError::TimedOut`] if the device does not report it.
     pub fn wait_for_failure(&self) -> Result<(), FrontendError> {
         let failed = Epoll::new()?;
         failed.ctl(ControlOperation::Add, self.err.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
@@ -321,7 +322,7 @@ impl Queue {
         Ok(u16::from_le(flags) & 1 == 0)
     }
 
-    /// Takes the next used request. If there is none yet, it sleeps until the interrupt.
+    /// Takes the next used request. If there is none yet, sleeps until the device interrupts.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`], or [`FrontendError::Gone`] as soon as the device is gone.
@@ -377,6 +378,7 @@ impl Queue {
         self.called.ctl(ControlOperation::Add, connection.as_raw_fd(), closed)
     }
 
+    /// Waits for an interrupt for at most `limit`. Also returns if a signal ends the wait.
     fn wait_for_interrupt(&mut self, limit: Duration) -> Result<(), FrontendError> {
         let mut events = [EpollEvent::default(); 2];
         let limit_ms = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
@@ -432,6 +434,7 @@ impl Queue {
     }
 }
 
+/// Returns the descriptors of `len` bytes at `at`, each of at most `descriptor_len_max` bytes.
 fn descriptors(at: u64, len: usize, flags: u16, descriptor_len_max: usize) -> Vec<Descriptor> {
     (0..len)
         .step_by(descriptor_len_max.max(1))
@@ -447,6 +450,7 @@ fn descriptors(at: u64, len: usize, flags: u16, descriptor_len_max: usize) -> Ve
         .collect()
 }
 
+/// Converts a number of descriptors to 16 bits.
 fn narrow(number: usize) -> Result<u16, FrontendError> {
     u16::try_from(number).map_err(|_wide| FrontendError::TooBig(number as u64))
 }

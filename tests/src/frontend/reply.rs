@@ -10,7 +10,7 @@ use pinhole_protocol::client::{OutHeader, decode_out_header};
 pub struct Reply {
     /// Used length in bytes that the device reported.
     pub used_len: u32,
-    /// That many bytes of the reply buffers.
+    /// First `used_len` bytes of the reply buffers.
     pub bytes: Vec<u8>,
     /// Whether no byte behind them was written.
     pub rest_untouched: bool,
@@ -40,7 +40,7 @@ impl Reply {
     /// Returns the body of a successful reply.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] if it is an error.
+    /// [`FrontendError::Reply`] if the reply is an error.
     pub fn success(&self) -> Result<&[u8], FrontendError> {
         match self.error()? {
             None => Ok(self.bytes.get(OUT_HEADER_LEN..).unwrap_or_default()),

@@ -27,6 +27,7 @@ pub(super) enum Console {
 const UML_MODULES: [&str; 4] =
     ["fs/fuse/fuse.ko", "fs/fuse/virtiofs.ko", "fs/overlayfs/overlay.ko", "drivers/block/loop.ko"];
 
+/// Builds the initramfs of a guest and starts its process.
 pub(super) fn start(guest: &Guest, script: &str, console: Console) -> Result<Running, GuestError> {
     let parts = Parts::locate();
     let work = tempfile::Builder::new()
@@ -72,6 +73,7 @@ fn spawn(guest: &Guest, command: &mut Command) -> Result<(Child, Option<Placemen
     }
 }
 
+/// Starts the process on the CPU with the fewest guests, and moves the guest's daemons there.
 fn pinned(guest: &Guest, command: &mut Command) -> Result<(Child, Option<Placement>), GuestError> {
     let failed = GuestError::host("cannot choose a CPU for the guest and its daemons");
     let placement = Placement::choose().map_err(failed)?;
@@ -83,6 +85,7 @@ fn pinned(guest: &Guest, command: &mut Command) -> Result<(Child, Option<Placeme
     Ok((placement.spawn(command).map_err(failed)?, Some(placement)))
 }
 
+/// Returns the initramfs: busybox, `/init`, its settings, the script and the files of the guest.
 fn initramfs(
     guest: &Guest,
     parts: &Parts,
@@ -165,6 +168,7 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// Returns the command that starts User-mode Linux.
 fn uml_command(
     guest: &Guest,
     parts: &Parts,
@@ -192,6 +196,7 @@ fn uml_command(
     Ok(command)
 }
 
+/// Returns the command that starts QEMU.
 fn qemu_command(
     guest: &Guest,
     parts: &Parts,
@@ -248,6 +253,7 @@ fn qemu_command(
     Ok(command)
 }
 
+/// Returns the command line of QEMU's kernel.
 fn qemu_kernel_line(guest: &Guest, console: Console) -> String {
     let mut words = vec!["console=ttyS0", "panic=-1"];
     if console == Console::Terminal {
@@ -257,6 +263,7 @@ fn qemu_kernel_line(guest: &Guest, console: Console) -> String {
     words.join(" ")
 }
 
+/// Adds the device of a share to QEMU's command line.
 fn qemu_share(command: &mut Command, share: &Share, index: usize) {
     let queues = share.request_queues;
     let device = match share.device {
@@ -275,12 +282,14 @@ fn qemu_share(command: &mut Command, share: &Share, index: usize) {
         .args(["-device", &device]);
 }
 
+/// Returns a word of a command line that ends with a path.
 fn option(prefix: &str, path: &Path) -> OsString {
     let mut word = OsString::from(prefix);
     word.push(path);
     word
 }
 
+/// Returns the content of a file of the host.
 fn read(path: &PathBuf) -> Result<Vec<u8>, GuestError> {
     fs::read(path).map_err(GuestError::host(format!("cannot read {}", path.display())))
 }

@@ -8,6 +8,7 @@ pub(super) struct Archive {
     entries: u32,
 }
 
+/// File types of a mode (`S_IFDIR`, `S_IFREG`, `S_IFLNK`, `S_IFCHR`).
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
@@ -40,6 +41,7 @@ impl Archive {
         self.bytes
     }
 
+    /// Appends a header, the path and the content.
     fn entry(&mut self, path: &str, mode: u32, device: (u32, u32), content: &[u8]) {
         self.entries += 1;
         let fields = [
@@ -68,7 +70,7 @@ impl Archive {
         self.pad();
     }
 
-    /// Pads to a multiple of four bytes, on which the header with its name ends, and the content.
+    /// Pads to a multiple of four bytes. The name and the content must each end on one.
     fn pad(&mut self) {
         while !self.bytes.len().is_multiple_of(4) {
             self.bytes.push(0);

@@ -38,7 +38,7 @@ pub enum GuestError {
     /// The kernel printed a panic, an oops or a BUG.
     #[error("the guest kernel failed: {line}\n{}", log_end(.kernel_log))]
     Kernel {
-        /// First line of it.
+        /// First line of the panic, oops or BUG.
         line: String,
         /// Output of the kernel.
         kernel_log: String,

@@ -27,7 +27,7 @@ impl Monitor {
     /// and the time that it took.
     ///
     /// # Errors
-    /// What the socket returns; `WouldBlock` after a minute.
+    /// Errors of the socket; `WouldBlock` after a minute without a prompt.
     pub fn command(&mut self, command: &str) -> io::Result<(String, Duration)> {
         let began = Instant::now();
         self.0.write_all(format!("{command}\n").as_bytes())?;
@@ -35,6 +35,7 @@ impl Monitor {
         Ok((printed, began.elapsed()))
     }
 
+    /// Reads until the next prompt and returns the text.
     fn until_prompt(&mut self) -> io::Result<String> {
         let (mut printed, mut part) = (Vec::new(), [0; 4096]);
         while !printed.ends_with(PROMPT) {

@@ -1,8 +1,8 @@
 //! The record of tests in which the kernel of a User-mode Linux guest panicked.
 //!
-//! About one boot in some dozens ends with such a panic, without any fault of the daemon. `cargo
-//! xtask test` sets a file in [`PANICS_VARIABLE`], reads it after a suite has failed, and runs each
-//! test that failed with such a panic again.
+//! One boot in some dozens ends with such a panic, without any fault of the daemon. `cargo xtask
+//! test` sets [`PANICS_VARIABLE`] to the path of a file. After a suite has failed, it reads that
+//! file and runs each failed test again whose guest panicked.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -31,10 +31,10 @@ fn append(file: &Path, line: &str) -> io::Result<()> {
     File::options().append(true).create(true).open(file)?.write_all(line.as_bytes())
 }
 
-/// Returns the tests recorded in `file`, or an empty list if it does not exist.
+/// Returns the tests recorded in `file`, or an empty list if the file does not exist.
 ///
 /// # Errors
-/// What `read(2)` returns.
+/// Errors of `read(2)`.
 pub fn panicked_tests(file: &Path) -> io::Result<Vec<String>> {
     let text = match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

@@ -92,7 +92,7 @@ impl Parts {
         present(self.root.join("tools/bin").join(name), "cargo xtask guest --tools")
     }
 
-    /// Returns the only entry of `parent`, for a path as `usr/lib/uml/modules/*`.
+    /// Returns the only entry of `parent`, for a path such as `usr/lib/uml/modules/*`.
     pub(super) fn only_child(parent: &Path, command: &'static str) -> Result<PathBuf, GuestError> {
         let missing = || GuestError::Missing { path: parent.join("*"), command };
         let mut children = std::fs::read_dir(parent).map_err(|_error| missing())?.filter_map(Result::ok);
@@ -100,6 +100,7 @@ impl Parts {
     }
 }
 
+/// Returns `path` if it exists. Otherwise fails with the command that provides it.
 fn present(path: PathBuf, command: &'static str) -> Result<PathBuf, GuestError> {
     if path.exists() { Ok(path) } else { Err(GuestError::Missing { path, command }) }
 }

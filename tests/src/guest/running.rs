@@ -1,5 +1,4 @@
-//! A running guest: waits with a limit, its output, and the end of every process that it has
-//! started.
+//! A running guest: its output, waits with a time limit, and the end of all of its processes.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
@@ -17,7 +16,7 @@ use super::panics;
 use crate::child::wait_for_exit;
 use crate::placement::Placement;
 
-/// Lines of a kernel's log after which its results are worthless.
+/// Texts of a kernel's log after which the results of the guest are worthless.
 const FAILURES: [&str; 6] = [
     "Kernel panic - not syncing",
     "BUG: ",
@@ -140,7 +139,7 @@ impl Running {
         Monitor::connect(&self.paths.monitor).map_err(GuestError::host("cannot reach QEMU's monitor"))
     }
 
-    /// Returns the file with the script's output, which grows while it runs.
+    /// Returns the path of the file with the script's output, which grows while the script runs.
     pub fn output_path(&self) -> PathBuf {
         self.paths.output.clone()
     }
@@ -221,14 +220,17 @@ impl Running {
         }
     }
 
+    /// Returns whether the time limit has passed.
     fn past_limit(&self) -> bool {
         self.limit.is_some_and(|limit| self.started.elapsed() >= limit)
     }
 
+    /// Waits until the guest's process ends, for at most `time`. Returns whether it has ended.
     fn wait_at_most(&self, time: Duration) -> Result<bool, GuestError> {
         wait_for_exit(&self.child, Some(time)).map_err(GuestError::host("cannot wait for the guest"))
     }
 
+    /// Kills the guest and returns the error of a time limit that passed.
     fn time_limit(&mut self) -> GuestError {
         self.kill();
         GuestError::TimeLimit {
@@ -238,6 +240,7 @@ impl Running {
         }
     }
 
+    /// Kills the guest and returns the error of a guest without an exit code.
     fn no_exit_code(&mut self) -> GuestError {
         self.kill();
         GuestError::NoExitCode {
@@ -254,8 +257,8 @@ impl Drop for Running {
     }
 }
 
-/// Waits until killed processes have ended. User-mode Linux has dozens. A zombie has ended: its
-/// parent has to reap it.
+/// Waits until all processes of a killed group have ended. User-mode Linux has dozens of them. A
+/// zombie has ended; only its parent can reap it.
 fn wait_until_gone(group: u32) {
     let began = Instant::now();
     while began.elapsed() < KILLED && has_living_member(group) {
@@ -279,6 +282,7 @@ fn has_living_member(group: u32) -> bool {
     })
 }
 
+/// Returns whether `haystack` contains `needle`.
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     needle.is_empty() || haystack.windows(needle.len()).any(|window| window == needle)
 }

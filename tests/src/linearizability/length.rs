@@ -31,6 +31,7 @@ impl Object for Length {
         }
     }
 
+    /// Returns true for stat, which changes nothing. A later length may depend on every other call.
     fn is_unseen(call: &LengthCall, _: &[&LengthCall]) -> bool {
         match call {
             LengthCall::Truncate(_) | LengthCall::WriteAt(_) | LengthCall::Append => false,

@@ -1,5 +1,5 @@
-//! Model of a file to which records are only appended: each append is whole, none is lost, and a
-//! reader sees the first ones.
+//! Model of a file to which records are only appended: each append is whole, no append is lost, and
+//! a reader sees the first records without a gap.
 
 use super::Object;
 
@@ -7,12 +7,12 @@ use super::Object;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Log(Vec<u64>);
 
-/// Call on a log. Each record is appended once.
+/// Call on a log. A client may append each record only once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogCall {
     /// Appends one record.
     Append(u64),
-    /// Reads these records, which are all that exist.
+    /// Reads the whole log, which has these records.
     All(Vec<u64>),
     /// Reads the number of records.
     Count(u64),
@@ -33,6 +33,7 @@ impl Object for Log {
         }
     }
 
+    /// Returns true for reads, which change nothing. Later reads depend on every append.
     fn is_unseen(call: &LogCall, _: &[&LogCall]) -> bool {
         match call {
             LogCall::Append(_) => false,

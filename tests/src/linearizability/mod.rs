@@ -25,20 +25,20 @@ pub trait Object: Clone + Eq + Hash {
     #[must_use]
     fn after(&self, call: &Self::Call) -> Option<Self>;
 
-    /// Returns whether a history that has an explanation keeps it without this call, whatever the
-    /// other calls are: no other call shows an effect of it.
+    /// Returns whether no other call shows an effect of this one. A history that has an explanation
+    /// then also has one without this call.
     fn is_unseen(call: &Self::Call, others: &[&Self::Call]) -> bool;
 }
 
-/// Call of one client.
+/// Call that one client made, and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made<C> {
-    /// Client that made it.
+    /// Client that made the call.
     pub client: usize,
     /// Time of the call.
     pub called: u64,
-    /// Time of the return. [`u64::MAX`] if it has not returned; then it may have had its effect or
-    /// not.
+    /// Time of the return, or [`u64::MAX`] if the call has not returned. Such a call may have had
+    /// its effect or not.
     pub returned: u64,
     /// The call and its result.
     pub call: C,
@@ -77,6 +77,7 @@ struct Placed {
 }
 
 impl Placed {
+    /// Returns these calls and the call at `index`.
     fn with(&self, index: usize) -> Self {
         let mut next = self.clone();
         next.beyond.insert(index);
@@ -93,6 +94,7 @@ impl Placed {
     }
 }
 
+/// Returns whether some order of the calls explains all results. `history` is sorted by `called`.
 fn is_explained<O: Object>(first: &O, history: &[Made<O::Call>]) -> bool {
     let mut seen = HashSet::new();
     let mut open = vec![(Placed::default(), first.clone())];
@@ -114,8 +116,9 @@ fn is_explained<O: Object>(first: &O, history: &[Made<O::Call>]) -> bool {
     false
 }
 
-/// Returns a smallest part of a refused history that is refused too. It leaves out the end of the
-/// history and calls whose effect no other call saw: a correct history stays correct without them.
+/// Returns a part of a refused history that is refused too and cannot be made smaller. The function
+/// leaves out the end of the history, and calls whose effect no other call saw. A correct history
+/// stays correct without these.
 fn smallest<O: Object>(first: &O, history: Vec<Made<O::Call>>) -> Vec<Made<O::Call>> {
     let mut ends: Vec<u64> = history.iter().map(|made| made.returned).collect();
     ends.sort_unstable();

@@ -1,5 +1,5 @@
-//! The names of a directory. Each has a file that is identified by its length. A newly made file
-//! has length 0.
+//! Model of the names of a directory. The model identifies the file of a name by its length. A
+//! newly made file has length 0.
 
 use super::Object;
 use std::collections::BTreeMap;
@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Names(BTreeMap<u8, u64>);
 
-/// Call on names, with its result: `false` if a name was missing, or already existed.
+/// Call on names. The last field is the result: the file that was found, or whether the call
+/// succeeded. A call fails if a name is missing, or if the name of a new file already exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameCall {
     /// Returns the file of a name.
     Find(u8, Option<u64>),
-    /// Gives a name to another file and replaces its old file.
+    /// Renames a new file to this name and replaces the old file. Always succeeds.
     Replace(u8, u64),
     /// Renames a file and replaces the file at the new name.
     Move(u8, u8, bool),
@@ -59,6 +60,7 @@ impl Object for Names {
         could.then_some(next)
     }
 
+    /// Returns true for calls that change nothing: lookups, and calls that failed.
     fn is_unseen(call: &NameCall, _: &[&NameCall]) -> bool {
         match call {
             NameCall::Find(..)

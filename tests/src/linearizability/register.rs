@@ -1,5 +1,5 @@
-//! Model of one byte of a file. Linux reads and writes at most one byte atomically with respect to
-//! other calls, with or without the page cache.
+//! Model of one byte of a file. One byte is the largest unit that Linux reads and writes atomically
+//! with respect to other calls, both with and without the page cache.
 
 use super::Object;
 
@@ -7,11 +7,13 @@ use super::Object;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Register(pub u8);
 
-/// Call on a register. Each value is written once.
+/// Read or write of a register, with the value that it returned or wrote. A client may write each
+/// value only once, so that a read of the value shows which write it saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the values")]
 pub enum RegisterCall {
+    /// Returns this value.
     Read(u8),
+    /// Writes this value.
     Write(u8),
 }
 
@@ -25,6 +27,8 @@ impl Object for Register {
         }
     }
 
+    /// Returns true for a read, which changes nothing, and for a write whose value no other call
+    /// has read.
     fn is_unseen(call: &RegisterCall, others: &[&RegisterCall]) -> bool {
         match call {
             RegisterCall::Read(_) => true,

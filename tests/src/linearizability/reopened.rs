@@ -6,7 +6,7 @@ use std::fmt;
 /// File as it was written or read, from the call of open to the return of close.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileAccess<T> {
-    /// Client.
+    /// Client that opened the file.
     pub client: usize,
     /// Time of the call of open.
     pub called: u64,
@@ -19,9 +19,9 @@ pub struct FileAccess<T> {
 /// Open that saw a wrong value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleOpen<T> {
-    /// The value that it saw.
+    /// The open and the value that it saw.
     pub seen: FileAccess<T>,
-    /// The values that it was allowed to see.
+    /// The stored values that it was allowed to see.
     pub stored: Vec<FileAccess<T>>,
 }
 
@@ -32,11 +32,12 @@ impl<T: fmt::Debug> fmt::Display for StaleOpen<T> {
     }
 }
 
-/// Checks that each of `seen` is one of `stored` that began before it ended, and that no other
-/// value was stored completely between them.
+/// Checks that each access in `seen` read a value of `stored`. The access that stored the value
+/// must have begun before the reading one ended, and no other store may lie completely between the
+/// two.
 ///
 /// # Errors
-/// Fails with the first that is not.
+/// [`StaleOpen`]: the first open that saw another value.
 pub fn check<T: Clone + Eq>(
     stored: &[FileAccess<T>],
     seen: &[FileAccess<T>],

@@ -8,10 +8,12 @@ use super::register::{Register, RegisterCall as Call};
 use super::reopened::{self, FileAccess};
 use super::*;
 
+/// Returns a call of `client`, from `called` to `returned`.
 fn made<C>(client: usize, (called, returned): (u64, u64), call: C) -> Made<C> {
     Made { client, called, returned, call }
 }
 
+/// Returns whether the checker finds an explanation of the history, from the default state on.
 fn is_accepted<O: Object + Default>(history: &[Made<O::Call>]) -> bool {
     check(&O::default(), history).is_ok()
 }

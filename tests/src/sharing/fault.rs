@@ -1,4 +1,4 @@
-//! Reasons why a question has no yes for an answer.
+//! Reasons why the answer to a question is not yes.
 
 use std::io;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::daemon::DaemonError;
 use crate::guest::GuestError;
 
-/// Reason why the answer is not yes.
+/// Reason why the answer to a question is not yes.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The share did something wrong.
     #[error("{0}")]
     Wrong(String),
-    /// A guest or the host process gave no more replies. The table cannot be used any more.
+    /// A guest or the host process gave no more replies. The participants cannot be used any more.
     #[error("{who} did not answer `{ask}` within {limit:?}")]
     Silent {
         /// Name of the guest or the host process.

@@ -21,15 +21,20 @@ pub(super) struct Answer {
     pub(super) code: i32,
 }
 
+/// Channel to one running program.
 #[derive(Debug)]
 pub(super) struct GuestProgram {
+    /// Name of the guest or the host, for messages.
     pub(super) name: String,
     /// Folder of the files `ask-1`, `ask-2` and so on.
     channel: PathBuf,
+    /// File with the output of the program.
     output: PathBuf,
+    /// Number of requests that were sent.
     asked: u32,
     /// Number of bytes of the output that have been read.
     heard: usize,
+    /// Last request.
     last: String,
 }
 
@@ -68,7 +73,8 @@ impl GuestProgram {
         }
     }
 
-    /// Returns the reply if the line that ends it (`>3 0`) is complete.
+    /// Returns the reply if `text` ends with the whole line that ends a reply. For the third
+    /// request and exit code 0 this line is `>3 0`.
     fn ended(&self, text: &str) -> Option<Answer> {
         let (before, last) = text.strip_suffix('\n')?.rsplit_once('\n').unwrap_or(("", text.trim_end()));
         let code = last.strip_prefix(&format!(">{} ", self.asked))?;

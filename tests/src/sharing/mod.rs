@@ -1,11 +1,12 @@
-//! Several real guests and a host process on one directory: questions about what each sees of the
-//! work of the others.
+//! Several real guests and a host process on one directory: questions about the changes that each
+//! sees of the others.
 //!
 //! A [`Question`] is defined once and asked of each [`Subject`]: by the module `guest::sharing` of
 //! the suites, where pinhole has to pass what its mode promises, and by `cargo xtask coherence`,
-//! which compares pinhole with virtiofsd. A [`Participants`] holds the User-mode Linux guests, each with
-//! its own daemon, and a process of the host. All of them run the same program (`guest_program/`).
-//! Files outside the share tell it what to do, one step after another or all at once.
+//! which compares pinhole with virtiofsd. [`Participants`] are the User-mode Linux guests, each
+//! with its own daemon, and a process of the host. All of them run the same program
+//! (`guest_program/`), which takes its requests from files outside the share. They carry out their
+//! requests one after another or all at once.
 
 mod fault;
 mod guest_program;

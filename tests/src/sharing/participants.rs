@@ -33,7 +33,7 @@ const GUEST_LIMIT: Duration = Duration::from_hours(1);
 /// daemon.
 const GUEST_MEMORY_MIB: u32 = 512;
 
-/// Seconds for which databases are written by default.
+/// Time for which databases are written by default, in seconds.
 const SECONDS: u32 = 4;
 
 /// A guest or the host process.
@@ -56,7 +56,7 @@ pub(super) const H: Participant = Participant::Host;
 /// unusable.
 #[derive(Debug)]
 pub struct Participants {
-    /// Program of our daemon.
+    /// Program of pinhole.
     pinhole: PathBuf,
     subject: Subject,
     guests: usize,
@@ -78,6 +78,7 @@ struct RunningParticipants {
     _program: TempDir,
 }
 
+/// Running process of the host, in its own process group. Dropping it kills the group.
 #[derive(Debug)]
 struct HostProcess {
     child: Child,
@@ -96,7 +97,8 @@ impl Drop for HostProcess {
 }
 
 impl Participants {
-    /// Makes a table with this number of guests. `pinhole` is the program of our daemon.
+    /// Describes this number of guests and a host process. The first question starts them.
+    /// `pinhole` is the program of pinhole.
     pub fn new(pinhole: impl Into<PathBuf>, subject: Subject, guests: usize) -> Self {
         Self { pinhole: pinhole.into(), subject, guests, seconds: SECONDS, started: None, name: "" }
     }
@@ -107,7 +109,8 @@ impl Participants {
         Self { seconds, ..self }
     }
 
-    /// Lets `answer` work in the folder `name`.
+    /// Calls `answer` after all programs have entered the new folder `name` of the share. Starts
+    /// the participants first, if none run.
     pub(super) fn answer(
         &mut self,
         name: &'static str,
@@ -146,7 +149,7 @@ impl Participants {
         settings::seconds().unwrap_or(self.seconds)
     }
 
-    /// Returns the number of guests and host process together.
+    /// Returns the number of participants: the guests and the host process.
     pub(super) fn count(&self) -> usize {
         self.guests + 1
     }
@@ -160,6 +163,7 @@ impl Participants {
         self.started.as_ref().ok_or_else(|| Fault::Wrong("the participants have not been started".to_owned()))
     }
 
+    /// Returns the running program of a participant.
     fn program(&mut self, who: Participant) -> Result<&mut GuestProgram, Fault> {
         let missing = || Fault::Wrong(format!("{who:?} is not a participant"));
         let participants = self.started.as_mut().ok_or_else(missing)?;
@@ -169,7 +173,7 @@ impl Participants {
         }
     }
 
-    /// Returns the reply of one program to a request, whatever its exit code is.
+    /// Sends a request to one program and returns the text of its reply, whatever the exit code is.
     pub(super) fn reply(&mut self, who: Participant, ask: &str) -> Result<String, Fault> {
         let program = self.program(who)?;
         program.ask(ask)?;
@@ -187,7 +191,8 @@ impl Participants {
         Err(Fault::Wrong(format!("{name} said `{said}` to `{ask}`, not `{wanted}`")))
     }
 
-    /// Sends requests one after another: program, request and correct reply.
+    /// Sends requests one after another: participant, request and correct replies, as for
+    /// [`step`](Self::step). Returns the number of requests as text.
     pub(super) fn steps(&mut self, steps: &[(Participant, &str, &str)]) -> Result<String, Fault> {
         steps.iter().try_for_each(|(who, ask, wanted)| self.step(*who, ask, wanted))?;
         Ok(format!("{} steps", steps.len()))
@@ -195,7 +200,8 @@ impl Participants {
 
     /// Lets all programs run `command` at the same time and returns their replies. In the command,
     /// `{me}` is the number of the program from 0 on, with the host last, and `{all}` is the number
-    /// of programs. An error of any program is a wrong answer.
+    /// of programs. A program that ends with another code than 0, or prints a line that begins with
+    /// `error`, makes the answer no.
     pub(super) fn together(&mut self, command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
         let everyone: Vec<Participant> =
             (0..self.guests).map(Participant::Guest).chain([Participant::Host]).collect();
@@ -208,6 +214,7 @@ impl Participants {
         self.run_on(&guests, command, limit)
     }
 
+    /// As [`together`](Self::together), on these participants.
     fn run_on(
         &mut self,
         those: &[Participant],
@@ -239,7 +246,7 @@ impl Participants {
         if wrong.is_empty() { Ok(texts) } else { Err(Fault::Wrong(wrong.join("\n"))) }
     }
 
-    /// Ends a guest as a power failure would. The next question starts a new participants.
+    /// Ends a guest as a power failure would. The next question starts all participants again.
     pub(super) fn kill(&mut self, guest: usize) -> Result<(), Fault> {
         let participants = self.started.as_mut();
         let running =
@@ -261,9 +268,9 @@ fn last_lines(text: &str) -> String {
     lines.get(lines.len().saturating_sub(6)..).unwrap_or_default().join("; ")
 }
 
-/// Script of a guest. Linux's virtio-fs driver sends each request from memory that it must have at
-/// once, and returns ENOMEM to the caller if there is none. So the script keeps more memory free
-/// than the kernel does by default.
+/// Script of a guest. Linux's virtio-fs driver allocates the memory of a request without waiting,
+/// and returns ENOMEM to the caller if none is free. So the script keeps more memory free than the
+/// kernel does by default.
 const SCRIPT: &str = "echo 16384 > /proc/sys/vm/min_free_kbytes || exit 8
 export HOME=/tmp
 /extra/guest_program serve /run/channel
@@ -303,6 +310,7 @@ fn start_all(pinhole: &Path, subject: Subject, guests: usize) -> Result<RunningP
     Ok(RunningParticipants { guests: programs, running, host, daemons, shared, _program: place })
 }
 
+/// Starts the host process with a copy of the program in `place`.
 fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> {
     let path = place.path().join("guest_program");
     let made = fs::write(&path, program)
@@ -313,8 +321,8 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
     let output = work.path().join("output");
     let said = File::create(&output).map_err(Fault::host("cannot make the host's output"))?;
     let complaints = said.try_clone().map_err(Fault::host("cannot share the host's output"))?;
-    // Runs a copy: another thread may fork at this moment, and its child would keep the first file
-    // open for writing.
+    // Runs a copy that no process has open for writing. The child of a thread that forks at this
+    // moment has the first file open for writing, and the kernel would refuse to execute it.
     let child = Command::new("sh")
         .args(["-c", "cp -p \"$0\" \"$0.own\" && exec \"$0.own\" serve \"$1\""])
         .arg(&path)
@@ -353,6 +361,7 @@ fn with_sqlite(work: &Path) -> Result<OsString, Fault> {
     Ok(all)
 }
 
+/// Makes a folder that is removed when the value is dropped.
 fn temporary_folder(prefix: &str) -> Result<TempDir, Fault> {
     tempfile::Builder::new().prefix(prefix).tempdir().map_err(Fault::host("cannot make a folder"))
 }

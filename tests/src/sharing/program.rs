@@ -9,14 +9,15 @@ use super::fault::Fault;
 use crate::daemon::Daemon;
 use crate::guest::Guest;
 
-/// The built program. One guest builds it for all tables of a process.
+/// The built program. A process builds it only once, for all of its tests.
 static BUILT: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
+/// Command that compiles the program in the guest.
 const COMPILE: &str =
     "gcc -O2 -Wall -Werror -static -o /mnt/out/guest_program /extra/guest_program.c /extra/work.c";
 
-/// Returns the static program. `pinhole` is the program of the daemon that carries it out of the
-/// guest.
+/// Returns the static program, and builds it in a guest before its first use. `pinhole` is the
+/// daemon's program: its share takes the built program out of the guest.
 ///
 /// # Errors
 /// Fails if the guest cannot be started, or the program cannot be built.

@@ -4,7 +4,7 @@ use super::fault::Fault;
 use super::participants::Participants;
 use super::subject::Subject;
 
-/// Subject of a question. Each group is one test of a suite.
+/// Topic of a question. A test of a suite asks the questions of some groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
     /// Visibility of changes by others, and its time.
@@ -24,14 +24,14 @@ pub enum Group {
 pub enum Promised {
     /// Modes in which nothing is stale.
     Strict,
-    /// Those, and modes with close-to-open consistency.
+    /// Modes in which nothing is stale, and modes with close-to-open consistency.
     StrictAndAuto,
-    /// Modes with shared mappings, in which each guest has a copy of its own.
+    /// Modes that permit shared mappings. Each guest then maps its own copy of a file.
     Mapped,
 }
 
 impl Promised {
-    /// Returns whether a subject promises this. The peer promises nothing here.
+    /// Returns whether a subject promises this. virtiofsd promises nothing here.
     pub fn by(self, subject: Subject) -> bool {
         match subject {
             Subject::Strict => true,
@@ -49,16 +49,16 @@ pub struct Question {
     pub name: &'static str,
     /// The question as a sentence.
     pub asks: &'static str,
-    /// Subject.
+    /// Topic.
     pub group: Group,
     /// Modes in which the answer must be yes.
     pub promised: Promised,
-    /// Asks the question. Returns what was counted, or why the answer is no.
+    /// Asks the question. Returns its counts as text, or why the answer is no.
     pub answer: fn(&mut Participants) -> Result<String, Fault>,
 }
 
 impl Question {
-    /// Asks the question in a folder of its own. Returns what was counted.
+    /// Asks the question in a folder of its own. Returns its counts as text.
     ///
     /// # Errors
     /// [`Fault`]: why the answer is no, or what is wrong with the harness.

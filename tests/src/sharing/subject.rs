@@ -10,7 +10,7 @@ use crate::daemon::{Daemon, DaemonError};
 pub enum Subject {
     /// Pinhole in a mode where nothing is stale.
     Strict,
-    /// The same without shared mappings.
+    /// Pinhole in `never`: as strict, without shared mappings.
     Never,
     /// Pinhole with its default mode.
     Auto,
@@ -21,7 +21,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// All subjects, in the order of the table's columns.
+    /// All subjects, in the order of the columns of a comparison.
     pub const ALL: [Self; 5] = [Self::Strict, Self::Never, Self::Auto, Self::PeerNever, Self::PeerAuto];
 
     /// Subjects with the daemon pinhole.
@@ -35,11 +35,11 @@ impl Subject {
         }
     }
 
-    /// Describes the daemon for `shared`, which has not started. `pinhole` is the program of our
-    /// daemon.
+    /// Describes the daemon that serves `shared`, without starting it. `pinhole` is the program of
+    /// pinhole.
     ///
     /// # Errors
-    /// Fails if its program is missing.
+    /// Fails if the program of the daemon is missing.
     pub(super) fn daemon(self, pinhole: &Path, shared: &Path, tag: &str) -> Result<Daemon, DaemonError> {
         let daemon = match self {
             Self::Strict | Self::Never | Self::Auto => Daemon::pinhole_at(pinhole, shared),

@@ -99,8 +99,8 @@ impl SurfaceGuest {
         Ok(Self { frontend, known: BTreeMap::new(), counts: BTreeMap::new() })
     }
 
-    /// Reads data once that the host does not have in memory. A part of the daemon that starts at
-    /// its first use is then not counted as reachable by later requests.
+    /// Reads data that the host does not have in memory. This starts the parts of the daemon that
+    /// start at their first use, so that the measurement does not count the calls of their start.
     ///
     /// # Errors
     /// [`SurfaceError::Wire`].
@@ -156,13 +156,14 @@ impl SurfaceGuest {
         Ok(())
     }
 
-    /// Sends a request whose reply has a node and remembers the node. Returns `fallback` if it is
-    /// refused.
+    /// Sends a request whose reply has a node, and remembers and returns the node. Returns
+    /// `fallback` if the request is refused.
     pub(super) fn entry(&mut self, frame: Frame, fallback: u64) -> Result<u64> {
         let body = self.ask(frame, ENTRY_LEN + 16)?;
         Ok(body.map_or(fallback, |body| self.learn(&body)))
     }
 
+    /// Remembers the node of a `fuse_entry_out` and returns it.
     pub(super) fn learn(&mut self, entry: &[u8]) -> u64 {
         let node = u64_at(entry, 0).unwrap_or_default();
         // A name that does not exist may be answered with node 0.
@@ -172,11 +173,12 @@ impl SurfaceGuest {
         node
     }
 
+    /// Sends LOOKUP and returns the node, or the root if the name is refused.
     pub(super) fn lookup(&mut self, directory: u64, name: &str) -> Result<u64> {
         self.entry(Frame::new(opcode::LOOKUP, directory).name(name), ROOT)
     }
 
-    /// Opens a file. Returns no file handle if that is refused.
+    /// Opens a file. Returns `None` instead of its file handle if the open is refused.
     pub(super) fn open(&mut self, node: u64, flags: u32) -> Result<Option<u64>> {
         let open = Frame::new(opcode::OPEN_FILE, node).u32(flags).u32(0);
         let body = match self.ask(open.clone(), 16)? {
@@ -187,6 +189,7 @@ impl SurfaceGuest {
         Ok(body.and_then(|body| u64_at(&body, 0).ok()))
     }
 
+    /// Sends RELEASE.
     pub(super) fn release(&mut self, node: u64, handle: u64) -> Result<()> {
         self.tell(Frame::new(opcode::RELEASE, node).u64(handle).u32(0).u32(1).u64(OWNER))
     }
@@ -204,7 +207,7 @@ impl SurfaceGuest {
     }
 }
 
-/// Owner of the locks.
+/// Number of the owner of all locks.
 pub(super) const OWNER: u64 = 7;
 
 /// Prints one line for each opcode: `opcode done errno:count errno:count`.

@@ -100,15 +100,16 @@ fn numbers(guest: &mut SurfaceGuest, file: u64, numbers: &[u64]) -> Result<()> {
         guest.tell(copy.u64(number).u64(number).u64(number))?;
         let lock = Frame::new(SETLK, file).u64(handle).u64(number).u64(number).u64(0);
         guest.tell(lock.u32(9).u32(0).u32(0).u32(0))?;
-        // SIZE.
+        // FATTR_SIZE.
         let set = Frame::new(SETATTR, file).u32(8).u32(0).u64(0).u64(number);
         guest.tell(set.bytes(&[0; 64]))?;
     }
     guest.release(file, handle)
 }
 
-/// Sends offsets that are no `off_t` (virtiofsd 1.14 ends at a READ of one), then requests that do
-/// not decode, then malformed chains. Each is returned, with or without a reply.
+/// Sends offsets that are no `off_t`, then requests that do not decode, then malformed chains. The
+/// daemon must return each request, with or without a reply. virtiofsd 1.14 ends at a READ with
+/// such an offset.
 pub(super) fn malformed(guest: &mut SurfaceGuest) -> Result<()> {
     let file = guest.lookup(ROOT, "file")?;
     numbers(guest, file, &[1 << 63, u64::MAX])?;
@@ -138,6 +139,7 @@ pub(super) fn malformed(guest: &mut SurfaceGuest) -> Result<()> {
     chains(guest)
 }
 
+/// Sends any bytes and waits until the daemon returns them.
 fn raw(guest: &mut SurfaceGuest, bytes: &[u8]) -> Result<()> {
     guest.frontend.raw(1, bytes, ROOM).map(drop).map_err(SurfaceError::wire("a malformed request"))
 }

@@ -14,7 +14,8 @@ use guest::Result;
 pub use guest::{Count, SurfaceError, SurfaceGuest};
 pub use share::prepare;
 
-/// Number of rounds of the ordinary part. Each is another chance for effects that depend on timing.
+/// Number of rounds of the ordinary requests. More rounds find more of the effects that depend on
+/// timing.
 const ROUNDS: u32 = 3;
 
 impl SurfaceGuest {

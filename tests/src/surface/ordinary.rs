@@ -1,5 +1,5 @@
-//! Requests of ordinary guests: one function for each family of operations. Names contain the
-//! round, so that each round finds what the first one found.
+//! Requests of ordinary guests: one function for each family of operations. Names that a round
+//! makes contain its number, so that each round begins with the same files.
 //!
 //! If an open or a create is refused, the later requests are sent anyway, with a node that
 //! the guest may read and a file handle for reading.
@@ -31,10 +31,10 @@ mod valid {
     pub(super) const KILL_SUIDGID: u32 = 2048;
 }
 
-/// Caller other than root.
+/// User and group of the caller that is not root.
 const USER: u32 = 1000;
 
-/// Nodes and file handles at the start of a round.
+/// Nodes that all families of a round use.
 struct Scene {
     round: u32,
     file: u64,
@@ -45,6 +45,7 @@ struct Scene {
 }
 
 impl Scene {
+    /// Returns a name that contains the round.
     fn name(&self, name: &str) -> String {
         format!("{name}-{}", self.round)
     }
@@ -73,6 +74,7 @@ pub(super) fn play(guest: &mut SurfaceGuest, round: u32) -> Result<()> {
     rest(guest, &scene)
 }
 
+/// Sends requests for names, attributes and the file system.
 fn metadata(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.lookup(scene.dir, "inner")?;
     guest.lookup(ROOT, "fifo")?;
@@ -94,6 +96,7 @@ fn set_attr(node: u64, valid: u32, handle: u64, size: u64) -> Frame {
     times.u32(0o640).u32(0).u32(USER).u32(USER).u32(0)
 }
 
+/// Sends SETATTR of each attribute.
 fn attributes(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let sets = [
         valid::MODE,
@@ -113,18 +116,22 @@ fn attributes(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.ask(set_attr(scene.other, valid::SIZE, 0, FILE_LEN), ATTR_LEN).map(drop)
 }
 
+/// Returns a READ.
 fn read(node: u64, handle: u64, offset: u64, size: u32) -> Frame {
     Frame::new(READ, node).u64(handle).u64(offset).u32(size).u32(0).u64(0).u32(0).u32(0)
 }
 
+/// Returns an LSEEK from offset 0.
 fn seek(node: u64, handle: u64, whence: u32) -> Frame {
     Frame::new(LSEEK, node).u64(handle).u64(0).u32(whence).u32(0)
 }
 
+/// Returns a FLUSH.
 fn flush(node: u64, handle: u64) -> Frame {
     Frame::new(FLUSH, node).u64(handle).u32(0).u32(0).u64(OWNER)
 }
 
+/// Sends READ and LSEEK, also for a file that is not in the host's page cache.
 fn reading(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let cold = guest.lookup(ROOT, "cold")?;
     for node in [scene.file, cold] {
@@ -145,16 +152,19 @@ fn reading(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// Returns a WRITE without flags.
 fn write(node: u64, handle: u64, offset: u64, data: &[u8]) -> Frame {
     write_flagged(node, handle, offset, (0, O_RDWR), data)
 }
 
+/// Returns a WRITE with these FUSE write flags and open flags.
 fn write_flagged(node: u64, handle: u64, offset: u64, (write, open): (u32, u32), data: &[u8]) -> Frame {
     let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
     let frame = Frame::new(WRITE, node).u64(handle).u64(offset).u32(size).u32(write);
     frame.u64(OWNER).u32(open).u32(0).bytes(data)
 }
 
+/// Sends WRITE, FALLOCATE, COPY_FILE_RANGE and FSYNC, for each way to open a file.
 fn writing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let node = scene.file;
     let reading = guest.open(node, O_RDONLY)?.unwrap_or(0);
@@ -191,12 +201,14 @@ fn writing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.release(node, reading)
 }
 
-/// Sends CREATE with a file handle behind the entry. Returns the fallback if it is refused.
+/// Sends CREATE or TMPFILE and returns node and file handle. Returns `fallback` and no file handle
+/// if the request is refused.
 fn create(guest: &mut SurfaceGuest, frame: Frame, fallback: u64) -> Result<(u64, Option<u64>)> {
     let Some(body) = guest.ask(frame, 128 + 16)? else { return Ok((fallback, None)) };
     Ok((guest.learn(&body), u64_at(&body, 128).ok()))
 }
 
+/// Makes files, directories and links, as root and as another user, and removes them.
 fn making(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     for (name, caller) in [("roots", 0), ("users", USER)] {
         let name = scene.name(name);
@@ -249,13 +261,14 @@ fn nodes(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// Sends RENAME and RENAME2 with each flag.
 fn moving(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let (from, to) = (scene.name("from"), scene.name("to"));
     let frame = Frame::new(MKNOD, scene.dir).u32(0o100_644).u32(0).u32(0).u32(0).name(&from);
     guest.entry(frame, scene.file)?;
     guest.tell(Frame::new(RENAME, scene.dir).u64(scene.moves).name(&from).name(&to))?;
     guest.tell(Frame::new(LOOKUP, scene.moves).name(&to))?;
-    // NOREPLACE back; EXCHANGE with itself's neighbour; WHITEOUT.
+    // RENAME_NOREPLACE back to the old name; RENAME_EXCHANGE twice; RENAME_WHITEOUT.
     let rename = |from: (u64, &str), to: (u64, &str), flags: u32| {
         Frame::new(RENAME2, from.0).u64(to.0).u32(flags).u32(0).name(from.1).name(to.1)
     };
@@ -272,6 +285,7 @@ fn moving(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.tell(Frame::new(RMDIR, scene.moves).name(&two))
 }
 
+/// Lists directories by READDIR and READDIRPLUS.
 fn listing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let list = guest.lookup(ROOT, "list")?;
     for node in [ROOT, list, scene.moves] {
@@ -314,6 +328,7 @@ const ACL: [u8; 28] = [
     255,
 ];
 
+/// Sends the requests for extended attributes, in each namespace.
 fn xattrs(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let names =
         ["user.kept", "user.made", "trusted.made", "security.made", "system.posix_acl_access", "other.made"];
@@ -334,6 +349,7 @@ fn xattrs(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// Sends GETLK, SETLK and SETLKW.
 fn locks(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let node = scene.file;
     let reading = guest.open(node, O_RDONLY)?.unwrap_or(0);
@@ -360,6 +376,7 @@ fn locks(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.release(node, reading)
 }
 
+/// Sends the remaining operations: IOCTL, POLL, BMAP, mappings, SYNCFS and INTERRUPT.
 fn rest(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let node = scene.file;
     let handle = guest.open(node, O_RDONLY)?.unwrap_or(0);
@@ -368,8 +385,8 @@ fn rest(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
         let frame = Frame::new(IOCTL, node).u64(handle).u32(0).u32(command).u64(0).u32(len).u32(64);
         frame.bytes(input)
     };
-    // FS_IOC_GETFLAGS, and then its result, behind the head of such a reply, as the argument of
-    // FS_IOC_SETFLAGS, as chattr(1) does.
+    // FS_IOC_GETFLAGS, then FS_IOC_SETFLAGS with the flags that it returned, as chattr(1) does. The
+    // flags follow the 16 bytes of `fuse_ioctl_out`.
     let told = guest.ask(ioctl(0x8008_6601, &[]), 80)?.unwrap_or_default();
     let flags = told.get(16..20).unwrap_or(&[0; 4]);
     guest.tell(ioctl(0x4008_6602, &[flags, &[0; 4]].concat()))?;

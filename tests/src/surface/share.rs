@@ -23,6 +23,7 @@ pub fn prepare(share: &Path) -> Result<()> {
     fill(share).map_err(SurfaceError::host(format!("cannot fill {}", share.display())))
 }
 
+/// Makes the files, directories and links of the load.
 fn fill(share: &Path) -> io::Result<()> {
     let at = |name: &str| share.join(name);
     let content: Vec<u8> = (0..FILE_LEN).map(|at| at.to_le_bytes()[0]).collect();

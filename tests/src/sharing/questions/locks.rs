@@ -34,7 +34,7 @@ pub(super) const LOCKS: [Question; 8] = [
         killed_waiting,
     )
     .and_auto(),
-    // Afterwards the table is started again.
+    // The next question starts all participants again.
     question("killed", "A guest that is killed leaves no lock", killed).and_auto(),
 ];
 
@@ -108,6 +108,8 @@ fn flock_held(participants: &mut Participants) -> Result<String, Fault> {
     ])
 }
 
+/// Lets all programs increment a number by `guest_program count`, and checks that no increment is
+/// lost.
 fn count(participants: &mut Participants, how: &str, count: u32) -> Result<String, Fault> {
     participants.step(H, "put number 0", "ok")?;
     participants.together(&format!("$guest_program count {how} number {{me}} {count}"), LIMIT * turns(1))?;
@@ -147,8 +149,8 @@ fn ping_pong(participants: &mut Participants) -> Result<String, Fault> {
 /// the sum of all turns.
 ///
 /// # Errors
-/// [`Fault::Wrong`] if a turn is lost, if a program has fewer than `wanted` steady visits, or if a
-/// visit had more or fewer turns of others between while all were running.
+/// [`Fault::Wrong`] if a turn is lost, if a program has fewer than `wanted` steady visits, or if
+/// the number of other programs' turns between two visits was wrong while all of them ran.
 pub fn steady_turns(said: &[String], file: &[u8], wanted: u64) -> Result<u64, Fault> {
     let figures = |at: usize| said.iter().map(|text| number(text, at)).collect::<Result<Vec<_>, _>>();
     let (passed, steady, other) = (figures(1)?, figures(3)?, figures(5)?);
@@ -187,8 +189,8 @@ fn killed(participants: &mut Participants) -> Result<String, Fault> {
     participants.steps(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
 }
 
-/// Checks a caller that is killed while it waits. On virtio-fs the daemon does not learn of the
-/// kill, so the request waits until it gets the lock.
+/// Checks that a caller which is killed while it waits keeps no lock. On virtio-fs the daemon does
+/// not learn of the kill, so the request waits until it gets the lock.
 fn killed_waiting(participants: &mut Participants) -> Result<String, Fault> {
     participants.step(H, "put f content", "ok")?;
     for holder in [A, B, H] {
@@ -202,7 +204,7 @@ fn killed_waiting(participants: &mut Participants) -> Result<String, Fault> {
             participants.step(holder, unlock, "ok")?;
             let have = format!("run $guest_program have {how} f");
             participants.steps(&[(H, &have, "had"), (A, &have, "had"), (B, &gone, "gone")])?;
-            // Now the killed caller can have no further lock.
+            // The killed caller has ended, so a lock that it had kept would be visible now.
             participants.steps(&[
                 (H, &have, "had"),
                 (A, &have, "had"),

@@ -53,7 +53,7 @@ const fn question(
     Question { name, asks, group: Group::Names, promised: Promised::Strict, answer }
 }
 
-/// Upper bound on a turn of all programs that takes seconds.
+/// Upper bound on the run of all programs for one question.
 fn limit() -> Duration {
     Duration::from_mins(4) * turns(1)
 }
@@ -95,16 +95,20 @@ fn created_once(participants: &mut Participants) -> Result<String, Fault> {
     Ok(format!("{} names", made.len()))
 }
 
-/// Sum of the successes of all programs: for each mark the name that it moved to, for each name how
-/// often it was taken and given up.
+/// Sum of the successful calls of all programs. A mark is the content that a program gave its new
+/// file.
 #[derive(Default)]
 struct Account {
+    /// Marks of all created files.
     created: BTreeSet<String>,
+    /// Marks of all files that were taken: renamed to a private name and removed.
     taken: BTreeSet<String>,
+    /// For each name, how often a file got it, minus how often a file lost it.
     held: BTreeMap<String, i64>,
 }
 
 impl Account {
+    /// Adds the call that a line of a program's output reports.
     fn add(&mut self, line: &str) -> Result<(), Fault> {
         let (name, rest) = (word(line, 1).to_owned(), word(line, 2).to_owned());
         match word(line, 0) {

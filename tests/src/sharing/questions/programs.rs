@@ -39,11 +39,12 @@ const fn question(
     Question { name, asks, group, promised: Promised::Strict, answer }
 }
 
-/// Upper bound for guests that start a program in every turn.
+/// Upper bound on the run of all programs, which start another program in every turn.
 fn limit() -> Duration {
     Duration::from_mins(5) * turns(1)
 }
 
+/// Environment of git: an identity, and no garbage collection in the background.
 const IDENTITY: &str = "export GIT_AUTHOR_NAME=g GIT_AUTHOR_EMAIL=g@g GIT_COMMITTER_NAME=g GIT_COMMITTER_EMAIL=g@g \
                         GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=gc.auto GIT_CONFIG_VALUE_0=0;";
 
@@ -66,8 +67,8 @@ fn git(participants: &mut Participants) -> Result<String, Fault> {
     participants.guests(&command, limit())?;
     let guests = participants.count() - 1;
     let wanted = u64::from(count) * guests as u64;
-    // Git reads the index before it locks it, on any file system: a file that was added meanwhile
-    // may be missing in it.
+    // On any file system, git reads the index before it locks it. So the index may lack a file that
+    // another guest added in between.
     let check = "run git fsck --full --strict --no-dangling 2>&1; git status --porcelain | grep -v '^??'; git rev-list --count HEAD";
     for guest in [A, B] {
         let said = participants.reply(guest, check)?;
@@ -76,10 +77,10 @@ fn git(participants: &mut Participants) -> Result<String, Fault> {
     Ok(format!("{wanted} commits"))
 }
 
-/// Returns a command that writes rows, each in its own transaction, ten for each start of the
-/// program. It prints one line for each committed row. After an error of SQLite, a guest runs
-/// `otherwise`. The host is faster and leaves time to the others. On a busy host a guest without
-/// any row continues until it has one.
+/// Returns a command that writes rows for `seconds`, each in its own transaction, ten for each
+/// start of sqlite3. The command prints one line for each committed row. After an error of SQLite
+/// it runs `otherwise`. The host process is faster than a guest, so it pauses between two starts. A
+/// program that has committed no row in time, on a busy host, continues until it has committed one.
 fn insert(seconds: u32, otherwise: &str) -> String {
     let row =
         "begin immediate; insert into t(who) values({me}); update n set n = n + 1; commit; select 'row';";
@@ -92,16 +93,17 @@ fn insert(seconds: u32, otherwise: &str) -> String {
     )
 }
 
+/// SQL that makes the tables: one for rows, and one with the number of rows.
 const TABLES: &str =
     "create table t(id integer primary key, who int); create table n(n int); insert into n values(0);";
 
-/// Returns the upper bound for programs that write a database for so many seconds.
+/// Returns the upper bound on the run of programs that write a database for so many seconds.
 fn patience(seconds: u32) -> Duration {
     limit() + Duration::from_secs(u64::from(seconds))
 }
 
-/// Checks that each program counts the committed rows in the database, after it has sent `first` to
-/// SQLite.
+/// Checks that each participant finds a valid database with exactly the committed rows. Each sends
+/// `first` to SQLite before the check.
 fn check_database(
     participants: &mut Participants,
     those: &[Participant],
@@ -121,6 +123,7 @@ fn check_database(
     Ok(())
 }
 
+/// Returns the number of rows that the programs have committed, from their output.
 fn committed(said: &[String]) -> u64 {
     said.iter().flat_map(|text| text.lines()).filter(|line| *line == "row").count() as u64
 }
@@ -151,8 +154,8 @@ fn refusals(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| line.starts_with("refused:"))
 }
 
-/// Checks modes where the index of the log can be mapped: one guest at a time has it, and no row is
-/// lost.
+/// Checks a mode that permits to map the index of the log: one guest at a time has the index, and
+/// no row is lost.
 fn wal_in_turns(participants: &mut Participants) -> Result<String, Fault> {
     // Errors of SQLite if another program has the index, or the database.
     const BUSY: [&str; 2] = ["locking protocol", "database is locked"];
@@ -169,8 +172,8 @@ fn wal_in_turns(participants: &mut Participants) -> Result<String, Fault> {
     Ok(format!("{rows} rows in {seconds} s, {each:?} of each and the host{busy}"))
 }
 
-/// Checks modes where it cannot be mapped: no guest can write, each gets an error, and the database
-/// is unchanged.
+/// Checks a mode that refuses to map the index of the log: no guest can write, each gets an error,
+/// and the database is unchanged.
 fn wal_refused(participants: &mut Participants) -> Result<String, Fault> {
     // Errors of SQLite if the mapping fails, or while another guest gets that error.
     const WORDS: [&str; 4] =
@@ -182,7 +185,7 @@ fn wal_refused(participants: &mut Participants) -> Result<String, Fault> {
     ensure(rows.iter().all(|rows| *rows == 0), || format!("rows of each guest: {rows:?}"))?;
     let is_told = |text: &str| refusals(text).any(|line| WORDS.iter().any(|words| line.contains(words)));
     ensure(said.iter().all(|text| is_told(text)), || format!("not refused: {}", said.join("; ")))?;
-    // With this, SQLite has no shared index and needs no mapping.
+    // With an exclusive lock, SQLite has no shared index and needs no mapping.
     check_database(
         participants,
         &[A, B],

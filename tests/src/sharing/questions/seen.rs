@@ -87,8 +87,8 @@ fn opened_after_close(participants: &mut Participants) -> Result<String, Fault> 
     ])
 }
 
-/// Checks a file whose length changes too, within the time for which attributes may be kept: Linux
-/// reads no further than the length that it knows.
+/// Checks a file whose length also changes, within the time for which a guest may keep attributes.
+/// Linux reads no further than the length that it has kept.
 fn grown_after_close(participants: &mut Participants) -> Result<String, Fault> {
     participants.steps(&[
         (A, "put f one", "ok"),
@@ -287,8 +287,8 @@ fn listed(participants: &mut Participants) -> Result<String, Fault> {
     ])
 }
 
-/// Checks a directory that is made again within the second for which its name is kept. Each step is
-/// the first in that directory.
+/// Checks a directory that the host makes again within the second for which the guest keeps its
+/// name. Each step in turn is the guest's first operation in the new directory.
 fn remade(participants: &mut Participants) -> Result<String, Fault> {
     const REMAKE: &str = "run rm -r d; mkdir d d/sub && echo new > d/new && echo below > d/sub/file";
     let first_steps = [
