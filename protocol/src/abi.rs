@@ -1,10 +1,10 @@
 //! The wire structs and constants of the kernel's `linux/fuse.h`, version 7.45, in its spelling.
 //!
 //! All numbers are little endian and unaligned. So a struct can be read at any offset of a message
-//! and has no hidden padding. A struct whose name a public value has starts with `Raw`. The module
-//! defines only items that this crate uses.
-//! `tests/kernel_header.rs` compares them with the header. It lists the items that are left out,
-//! with the reason.
+//! and has no hidden padding. If a public type of this crate has the name of a struct, the struct's
+//! name begins with `Raw`. The module defines only items that this crate uses.
+//! `tests/kernel_header.rs` compares the items with the header. That test lists the items that are
+//! left out, with the reason.
 
 use zerocopy::little_endian::{I32, I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -31,6 +31,7 @@ pub struct StructLayout {
     pub fields: &'static [FieldLayout],
 }
 
+/// Defines wire structs, and checks the length of each in bytes.
 macro_rules! wire {
     ($(struct $name:ident = $kernel_name:literal, $size:literal { $($field:ident: $kind:ty,)* })*) => {
         $(
@@ -56,6 +57,7 @@ macro_rules! wire {
     };
 }
 
+/// Defines constants.
 macro_rules! constants {
     ($($name:ident: $kind:ty = $value:expr;)*) => {
         $(pub(crate) const $name: $kind = $value;)*

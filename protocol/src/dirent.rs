@@ -19,18 +19,23 @@ pub struct Dirent<'a> {
     pub name: &'a [u8],
 }
 
-/// The entry does not fit into the guest's buffer. The reply is complete without it.
+/// The error for an entry that does not fit into the rest of the guest's buffer.
+///
+/// The entries that were packed before make a complete reply. If none were, the whole buffer is too
+/// small for this name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the directory buffer is full")]
 pub struct Full;
 
-/// Returns whether the guest may map a node's file through the DAX window.
+/// A function that returns whether the guest may map a node's file through the DAX window.
 type DaxPredicate<'b> = &'b dyn Fn(NodeId, &Attr) -> bool;
 
 /// The body of a READDIR or READDIRPLUS reply, built entry by entry.
 pub struct DirentBuffer<'b> {
     bytes: &'b mut Vec<u8>,
+    /// Maximum length of `bytes`.
     capacity: usize,
+    /// Timeouts of READDIRPLUS entries. `None` means READDIR.
     timeouts: Option<Timeouts>,
     dax_predicate: Option<DaxPredicate<'b>>,
 }
@@ -77,7 +82,7 @@ impl<'b> DirentBuffer<'b> {
         self.bytes.len()
     }
 
-    /// Returns the number of bytes that are left.
+    /// Returns the number of bytes that still fit.
     pub fn room(&self) -> usize {
         self.capacity.saturating_sub(self.bytes.len())
     }
@@ -89,7 +94,7 @@ impl<'b> DirentBuffer<'b> {
         self.end_after(name_len).is_some()
     }
 
-    /// Packs one entry of READDIR. In a READDIRPLUS reply it has no attributes.
+    /// Packs one entry of READDIR. In a READDIRPLUS reply, the entry has no attributes.
     ///
     /// # Errors
     /// [`Full`] if the entry does not fit. Nothing was packed then.
@@ -99,8 +104,8 @@ impl<'b> DirentBuffer<'b> {
 
     /// Packs one entry of READDIRPLUS.
     ///
-    /// `None` takes no lookup reference (node 0): the guest looks the name up when it needs the
-    /// node. A READDIR reply ignores `entry`.
+    /// Without `entry`, the record has node 0 and takes no lookup reference: the guest looks the
+    /// name up when it needs the node. A READDIR reply ignores `entry`.
     ///
     /// # Errors
     /// [`Full`] if the entry does not fit. Nothing was packed then.

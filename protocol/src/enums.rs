@@ -1,10 +1,11 @@
 //! Fields of requests and replies that have a fixed set of values.
 //!
-//! The decoder rejects any other number, so no code outside of this crate compares the numbers of
-//! Linux.
+//! The decoder of requests rejects any other number, so no code outside this crate compares the
+//! numbers of Linux.
 
-/// The bits of `st_mode` that are the file type (`S_IFMT`). They are a `DT_` number, shifted.
+/// The bits of `st_mode` that are the file type (`S_IFMT`): a `DT_` number, shifted left.
 const FILE_TYPE_BITS: u32 = 0o170_000;
+/// Number of bits of `st_mode` below the file type.
 const FILE_TYPE_SHIFT: u32 = 12;
 
 /// The file type of a directory entry, as a `DT_` number of `getdents64(2)`.
@@ -44,7 +45,7 @@ impl DirentKind {
     }
 }
 
-/// How a range of a file is locked. Where a field is an `Option` of it, `None` means unlocked.
+/// How a range of a file is locked. In an `Option<LockKind>`, `None` means unlocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LockKind {
     /// Other owners may hold a read lock too.
@@ -59,8 +60,10 @@ impl LockKind {
         matches!(self, Self::Write) || matches!(other, Self::Write)
     }
 
-    /// Converts a lock type of `fcntl(2)`. `F_UNLCK` becomes `None`; an unknown number is the
-    /// error.
+    /// Converts a lock type of `fcntl(2)`. `F_UNLCK` becomes `None`.
+    ///
+    /// # Errors
+    /// The number itself, if it is unknown.
     pub(crate) const fn from_raw(raw: u32) -> Result<Option<Self>, u32> {
         match raw {
             0 => Ok(Some(Self::Read)),
@@ -94,7 +97,8 @@ pub enum Whence {
 }
 
 impl Whence {
-    /// Returns the direction with this number in `lseek(2)`, or `None` if LSEEK does not have it.
+    /// Returns the value with this number in `lseek(2)`, or `None` if LSEEK does not use the
+    /// number.
     pub(crate) const fn from_raw(raw: u32) -> Option<Self> {
         match raw {
             2 => Some(Self::End),
@@ -114,7 +118,8 @@ impl Whence {
     }
 }
 
-/// What a MKNOD creates. Device numbers are packed as by the kernel's `new_encode_dev`.
+/// The file type that a MKNOD creates. Device numbers are packed as by the kernel's
+/// `new_encode_dev`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the file types of mknod(2)")]
 pub enum NodeKind {
@@ -178,7 +183,7 @@ pub enum SetXattrMode {
 }
 
 impl SetXattrMode {
-    /// Returns the mode with this number in `setxattr(2)`, or `None` if there is none.
+    /// Returns the mode with this number in `setxattr(2)`, or `None` if the number is unknown.
     pub const fn from_raw(raw: u32) -> Option<Self> {
         match raw {
             0 => Some(Self::Any),

@@ -2,7 +2,8 @@
 
 use crate::{Errno, NameError, Opcode};
 
-/// The message has no whole header. No reply is possible, because no field of it can be trusted.
+/// The error for a message without a whole header. No reply is possible, because the number of the
+/// request may be missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message has {len} bytes, fewer than its header of 40 bytes")]
 pub struct HeaderError {

@@ -1,9 +1,9 @@
 //! The extensions that Linux appends to requests that create files: supplementary groups and
 //! security contexts (since 7.38).
 //!
-//! The header has their total length (`total_extlen`, in units of eight bytes). They are records
-//! `{ size, type, ... }`, each padded to eight bytes. [`Extensions::parse`] checks all of them, so
-//! that reading them later cannot fail.
+//! The request header has the total length of the extensions (`total_extlen`, in units of eight
+//! bytes). Each extension is a record `{ size, type, ... }`, padded to eight bytes.
+//! [`Extensions::parse`] checks all records, so that reading them later cannot fail.
 
 use crate::{DecodeError, abi};
 use std::ffi::CStr;
@@ -26,7 +26,7 @@ impl<'a> Extensions<'a> {
     ///
     /// # Errors
     /// [`DecodeError::ExtensionKind`] if a record has an unknown type, [`DecodeError::Extension`]
-    /// if it is malformed or occurs twice.
+    /// if a record is malformed or occurs twice.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut found = Self { bytes, groups: None, contexts: None };
         let mut rest = bytes;
@@ -50,6 +50,7 @@ impl<'a> Extensions<'a> {
         Ok(found)
     }
 
+    /// Checks the body of one record and stores it.
     fn take_record(&mut self, kind: u32, body: &'a [u8]) -> Result<(), DecodeError> {
         let duplicate = match kind {
             0..=abi::FUSE_MAX_NR_SECCTX => {
@@ -63,8 +64,8 @@ impl<'a> Extensions<'a> {
 
     /// Returns the caller's groups besides the gid in the header.
     ///
-    /// The guest sends only groups that matter for this request. Linux sends one: the group of the
-    /// directory, if the caller is in it.
+    /// The guest sends only groups that matter for this request. Linux sends at most one: the group
+    /// of the directory, if the caller is a member.
     pub fn groups(&self) -> Option<Groups<'a>> {
         self.groups.map(|groups| Groups(groups.iter()))
     }
@@ -80,11 +81,13 @@ impl<'a> Extensions<'a> {
     }
 }
 
+/// Converts a length or count of the wire.
 fn len_of(number: U32) -> usize {
     // A length that does not fit is longer than any message, so the caller rejects it.
     usize::try_from(number.get()).unwrap_or(usize::MAX)
 }
 
+/// Returns the group ids in the body of a groups record.
 fn parse_groups(body: &[u8]) -> Result<&[U32], DecodeError> {
     const SHORT: DecodeError = DecodeError::Extension("there are fewer groups than counted");
     let (head, rest) = abi::SuppGroups::ref_from_prefix(body).map_err(|_short| SHORT)?;
@@ -133,6 +136,7 @@ pub struct SecurityContexts<'a> {
 }
 
 impl<'a> SecurityContexts<'a> {
+    /// Checks the body of a record of `count` labels.
     fn parse(bytes: &'a [u8], count: u32) -> Result<Self, DecodeError> {
         let mut rest = bytes;
         for _ in 0..count {
@@ -163,7 +167,7 @@ impl<'a> SecurityContexts<'a> {
     }
 }
 
-/// Splits off the first label of `bytes`. Returns it and the bytes after its padding.
+/// Splits the first label off `bytes`. Returns the label and the bytes after its padding.
 fn split_context(bytes: &[u8]) -> Option<(SecurityContext<'_>, &[u8])> {
     let (head, rest) = abi::Secctx::ref_from_prefix(bytes).ok()?;
     let name = CStr::from_bytes_until_nul(rest).ok()?;

@@ -1,7 +1,7 @@
 //! The flag words of requests and replies.
 //!
-//! The decoder rejects unknown bits in a word where they would change the meaning of the request.
-//! It keeps them in a word of the caller's own bits, such as `open(2)` flags.
+//! The decoder rejects unknown bits where they would change the meaning of the request. It keeps
+//! unknown bits in words that belong to the caller, such as `open(2)` flags.
 #![expect(missing_docs, reason = "each flag has its name and meaning in fuse.h, open(2) or fallocate(2)")]
 
 use crate::{AccessMode, abi};
@@ -113,8 +113,8 @@ bitflags! {
         const KILL_SUIDGID = abi::FUSE_WRITE_KILL_SUIDGID;
     }
 
-    /// The access that an ACCESS asks for (`access(2)`). No bit asks whether the node exists. The
-    /// bits are also those of one class in a mode.
+    /// The access that an ACCESS asks for (`access(2)`). An empty mask only asks whether the node
+    /// exists. The bits are also those of one class in a mode.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct AccessMask: u32 {
         const EXECUTE = 1 << 0;
@@ -140,7 +140,7 @@ bitflags! {
         const WHITEOUT = 1 << 2;
     }
 
-    /// `fallocate(2)` modes. No bit means plain allocation.
+    /// `fallocate(2)` modes. An empty mode means plain allocation.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct FallocateMode: u32 {
         const KEEP_SIZE = 0x01;
@@ -177,8 +177,8 @@ impl OpenFlags {
 
     /// Returns the access that the file is opened for.
     ///
-    /// The value 3 asks for neither reading nor writing. It counts as both here; the decoder
-    /// rejects it in requests that open a file.
+    /// The value 3 counts as reading and writing here. The decoder rejects it in requests that open
+    /// a file.
     pub const fn access_mode(self) -> AccessMode {
         match self.bits() & Self::ACCESS_BITS {
             0 => AccessMode::Read,

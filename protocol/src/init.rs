@@ -3,15 +3,15 @@
 
 use crate::{Errno, InitFlags, abi};
 
-/// The most pages of one request without `MAX_PAGES` (`FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
+/// Maximum number of pages of one request without `MAX_PAGES` (`FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
 const PAGES_DEFAULT: u32 = 32;
-/// Bytes of a page of an x86-64 guest.
+/// Length of a page of an x86-64 guest in bytes.
 const PAGE_LEN: u32 = 4096;
-/// The oldest minor version that is served (Linux 5.0). All structs except two have had their
-/// present layout since then.
+/// The oldest minor version that is served (Linux 5.0). Since then only `fuse_setxattr_in` and
+/// `fuse_init_in` have grown.
 const MINOR_MIN: u32 = 27;
-/// The first minor version that counts extensions in the header. Before it, a security context
-/// cannot be told apart from the rest of the body.
+/// The first minor version in which the request header has the length of the extensions. In earlier
+/// versions, a security context cannot be told apart from the rest of the body.
 const MINOR_EXTENSIONS: u32 = 38;
 
 /// The negotiated features that change the layout of messages. The default applies before INIT.
@@ -28,7 +28,7 @@ pub struct InitRequest {
     pub major: u32,
     /// The guest's minor version.
     pub minor: u32,
-    /// The most bytes that the guest wants to read ahead.
+    /// Maximum number of bytes that the guest wants to read ahead.
     pub max_readahead: u32,
     /// Features that the guest supports. Unknown bits are kept.
     pub flags: InitFlags,
@@ -37,13 +37,14 @@ pub struct InitRequest {
 /// The features and limits that the server offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InitOffer {
-    /// Features that the server wants. Each is used only if the guest supports it too.
+    /// Features that the server wants. A feature is used only if the guest supports it too.
     pub flags: InitFlags,
-    /// The most bytes that the guest may read ahead.
+    /// Maximum number of bytes that the guest may read ahead.
     pub max_readahead: u32,
-    /// The most bytes in one WRITE, and with `MAX_PAGES` in any request. A multiple of 4,096.
+    /// Maximum number of bytes in one WRITE, and with `MAX_PAGES` in any request. A multiple of
+    /// 4,096.
     pub max_write: u32,
-    /// The most requests that the guest may have in the background.
+    /// Maximum number of requests that the guest may have in the background.
     pub max_background: u16,
     /// Number of background requests from which the guest regards the session as congested.
     pub congestion_threshold: u16,
@@ -70,9 +71,9 @@ pub struct InitReply {
     pub congestion_threshold: u16,
     pub max_write: u32,
     pub time_gran: u32,
-    /// The most pages in one request. The guest reads it only with `MAX_PAGES`.
+    /// Maximum number of pages in one request. The guest reads this field only with `MAX_PAGES`.
     pub max_pages: u16,
-    /// log2 of the alignment in bytes. The guest reads it only with `MAP_ALIGNMENT`.
+    /// log2 of the alignment in bytes. The guest reads this field only with `MAP_ALIGNMENT`.
     pub map_alignment: u16,
     pub max_stack_depth: u32,
     pub request_timeout: u16,
@@ -89,8 +90,8 @@ pub struct Negotiated {
     pub dialect: Dialect,
     /// The minor version that both sides use.
     pub minor: u32,
-    /// False if the guest has a newer major version. It gets our version in the reply and sends
-    /// INIT again.
+    /// Whether the session can begin. False if the guest has a newer major version: the guest gets
+    /// our version in the reply and sends INIT again.
     pub ready: bool,
 }
 
@@ -157,6 +158,7 @@ pub fn negotiate(request: &InitRequest, offer: &InitOffer) -> Result<Negotiated,
     Negotiated::negotiate(request, offer)
 }
 
+/// Returns the features that the guest supports, the server wants and this crate can encode.
 fn common_flags(request: &InitRequest, offer: &InitOffer) -> InitFlags {
     // INIT_EXT only says that the upper flag word exists. This crate decides that, not the offer.
     let mut wanted = offer.flags | InitFlags::INIT_EXT;

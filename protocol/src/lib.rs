@@ -3,6 +3,8 @@
 //! [`Request::decode`] turns the bytes of one message into a [`Request`]. [`Reply::encode_into`]
 //! turns a [`Reply`] into the bytes of its body, and [`out_header`] makes the header before it.
 //!
+//! A message is the bytes of one request, as the guest wrote them.
+//!
 //! The crate only translates between bytes and values. It does no I/O, reads no clock, keeps no
 //! state between messages and holds no reference into guest memory: the caller copies a message
 //! out of guest memory once and decodes the copy. The source is the kernel's `linux/fuse.h`. Its

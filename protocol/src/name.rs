@@ -1,15 +1,15 @@
-//! Checks path components.
+//! The check of path components.
 
 use std::ffi::CStr;
 
-/// The longest path component that Linux accepts, in bytes (`NAME_MAX`).
+/// Maximum length of a path component in bytes (`NAME_MAX` of Linux).
 pub const NAME_LEN_MAX: usize = 255;
 
 /// A single path component that is safe to pass to `openat` and similar calls.
 ///
-/// It is not empty, not "." or "..", has no '/' and no NUL, and at most 255 bytes. The bytes need
-/// not be UTF-8. A name leaves the decoder only as this type, so no opcode can skip the check
-/// (threat model, invariant 1).
+/// The component is not empty, not "." or "..", has no '/' and no NUL, and at most 255 bytes. The
+/// bytes need not be UTF-8. A name leaves the decoder only as this type, so no opcode can skip the
+/// check (threat model, invariant 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Name<'a>(&'a CStr);
 
@@ -40,7 +40,7 @@ impl<'a> Name<'a> {
     /// Checks one component.
     ///
     /// # Errors
-    /// [`NameError`] names the first rule that the bytes break.
+    /// [`NameError`] says which rule the bytes break.
     pub fn parse(text: &'a CStr) -> Result<Self, NameError> {
         let bytes = text.to_bytes();
         match bytes {

@@ -5,6 +5,7 @@ use bitflags::bitflags;
 use zerocopy::FromBytes as _;
 use zerocopy::little_endian::U32;
 
+/// Defines the opcodes, their numbers on the wire and their names in one table.
 macro_rules! opcodes {
     ($($(#[$doc:meta])* $variant:ident = $raw:literal, $name:literal;)*) => {
         /// The operation that a request asks for (`enum fuse_opcode`).
@@ -82,7 +83,8 @@ opcodes! {
     Destroy = 38, "DESTROY";
     Ioctl = 39, "IOCTL";
     Poll = 40, "POLL";
-    /// The reply to a retrieve notification. A server that sends no notifications never gets one.
+    /// The reply to a retrieve notification. A server that sends no notifications never gets this
+    /// opcode.
     NotifyReply = 41, "NOTIFY_REPLY";
     BatchForget = 42, "BATCH_FORGET";
     Fallocate = 43, "FALLOCATE";
@@ -96,7 +98,7 @@ opcodes! {
     TmpFile = 51, "TMPFILE";
     GetStatx = 52, "STATX";
     CopyFileRange64 = 53, "COPY_FILE_RANGE_64";
-    /// Starts a character device in user space. A file system never gets it.
+    /// Starts a character device in user space. A file system never gets this opcode.
     CuseInit = 4096, "CUSE_INIT";
     /// `CuseInit` from a guest of the opposite byte order.
     CuseInitBswapReserved = 1_048_576, "CUSE_INIT_BSWAP_RESERVED";
@@ -105,11 +107,11 @@ opcodes! {
 }
 
 bitflags! {
-    /// What holds for every request with one opcode, whatever its body says.
+    /// Properties of every request with one opcode, whatever its body contains.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct OpcodeFacts: u8 {
-        /// The host waits for the disk, or works for as long as the request is large. It cannot be
-        /// asked to do less.
+        /// The host waits for the disk, or works in proportion to the size of the request. The host
+        /// call has no variant that does less.
         const WAITS = 1 << 0;
         /// May wait until data is on the disk, or on the server of a network file system.
         const SYNCS = 1 << 1;
@@ -119,7 +121,7 @@ bitflags! {
         const WRITES = 1 << 3;
         /// The guest expects no reply, not even an error.
         const NO_REPLY = 1 << 4;
-        /// Gives back what the guest holds. It must not be delayed by other requests.
+        /// Gives back what the guest holds. Other requests must not delay this one.
         const URGENT = 1 << 5;
         /// Begins or ends the session, so that it excludes every other request.
         const CHANGES_SESSION = 1 << 6;
@@ -127,14 +129,14 @@ bitflags! {
 }
 
 impl Opcode {
-    /// Returns the opcode of a message that begins with a request header, or `None` if it is too
-    /// short or the opcode is unknown.
+    /// Returns the opcode of a message that begins with a request header, or `None` if the message
+    /// is too short or the opcode is unknown.
     pub fn of_message(message: &[u8]) -> Option<Self> {
         let ([_len, opcode], _rest) = <[U32; 2]>::ref_from_prefix(message).ok()?;
         Self::from_raw(opcode.get())
     }
 
-    /// Returns what holds for every request with this opcode.
+    /// Returns the properties of every request with this opcode.
     pub const fn facts(self) -> OpcodeFacts {
         match self {
             Self::Fsync | Self::FsyncDir => OpcodeFacts::WAITS.union(OpcodeFacts::SYNCS),

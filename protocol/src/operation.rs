@@ -1,7 +1,7 @@
 //! The requests of a guest: one struct for each FUSE request, with the shape of each field checked.
 //!
-//! The node that an operation acts on (`in_header.nodeid`) is in [`crate::Header`]. Numbers are
-//! unverified, as the guest sent them; fields with few values are enums. Names are checked
+//! The node that an operation acts on (`fuse_in_header.nodeid`) is in [`crate::Header`]. Numbers
+//! are unverified, as the guest sent them. Fields with few values are enums. Names are checked
 //! [`Name`]s. Fields that the wire marks as valid with a mask bit are `Option`s.
 
 use crate::{
@@ -10,8 +10,8 @@ use crate::{
 };
 use std::ffi::CStr;
 
-/// One decoded request body. A match on it has no wildcard arm, so that a new opcode breaks the
-/// build.
+/// One decoded request body. A `match` on an operation has no wildcard arm, so that a new opcode
+/// breaks the build.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each variant is documented at its struct")]
 pub enum Operation<'a> {
@@ -164,7 +164,7 @@ pub struct MkNod<'a> {
     pub kind: NodeKind,
     /// Permission bits with suid, sgid and sticky.
     pub mode: u32,
-    /// The caller's umask. It applies only if `DONT_MASK` was negotiated.
+    /// The caller's umask. The server applies it only if `DONT_MASK` was negotiated.
     pub umask: u32,
 }
 
@@ -247,7 +247,7 @@ pub struct Write {
     pub handle: Handle,
     /// Byte offset in the file.
     pub offset: u64,
-    /// Number of bytes to write. The decoder has checked that exactly this many follow.
+    /// Number of bytes to write. The decoder has checked that exactly this many bytes follow.
     pub size: u32,
     /// CACHE (the data is from the page cache, the handle is a guess) and `KILL_SUIDGID`.
     pub write_flags: WriteFlags,
@@ -269,11 +269,11 @@ pub struct Release {
     pub handle: Handle,
     /// Flags that the file was opened with.
     pub flags: OpenFlags,
-    /// Also flush the file.
+    /// Whether to flush the file, too.
     pub flush: bool,
-    /// Drop the flock locks of `lock_owner`.
+    /// Whether to drop the flock locks of `lock_owner`.
     pub flock_unlock: bool,
-    /// Owner of those locks.
+    /// Owner of the flock locks.
     pub lock_owner: LockOwner,
 }
 
@@ -295,7 +295,7 @@ pub struct SetXattr<'a> {
     pub value: &'a [u8],
     /// CREATE, REPLACE or neither.
     pub mode: SetXattrMode,
-    /// Clear sgid, as setting an access ACL demands. Only in the extended layout.
+    /// Whether to clear sgid, as setting an access ACL demands. Only in the extended layout.
     pub acl_kill_sgid: bool,
 }
 
@@ -304,14 +304,14 @@ pub struct SetXattr<'a> {
 pub struct GetXattr<'a> {
     /// Attribute name with its namespace.
     pub name: &'a CStr,
-    /// Space for the value in bytes. 0 asks for its length.
+    /// Space for the value in bytes. 0 asks for the length of the value.
     pub size: u32,
 }
 
 /// LISTXATTR: returns the names of the extended attributes, each NUL-terminated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListXattr {
-    /// Space for the names in bytes. 0 asks for their length.
+    /// Space for the names in bytes. 0 asks for the length of the names.
     pub size: u32,
 }
 
@@ -380,15 +380,15 @@ pub struct LockRange {
     pub handle: Handle,
     /// Owner of the lock.
     pub owner: LockOwner,
-    /// First byte.
+    /// Offset of the first byte.
     pub start: u64,
-    /// Last byte, inclusive. `i64::MAX` means the end of the file.
+    /// Offset of the last byte, inclusive. `i64::MAX` means the end of the file.
     pub end: u64,
     /// How to lock the range. `None` unlocks it.
     pub kind: Option<LockKind>,
     /// Process id in the guest.
     pub pid: u32,
-    /// Whether it is a flock lock; otherwise it is a POSIX lock.
+    /// Whether the lock is a flock lock and not a POSIX lock.
     pub flock: bool,
 }
 
@@ -438,7 +438,7 @@ pub struct Interrupt {
 /// BMAP: returns the device block of a file block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BMap {
-    /// Block of the file.
+    /// Index of the block in the file.
     pub block: u64,
     /// Size of the block in bytes.
     pub block_size: u32,
@@ -479,7 +479,7 @@ pub struct Poll {
 pub struct Fallocate {
     /// Open file.
     pub handle: Handle,
-    /// First byte.
+    /// Offset of the first byte.
     pub offset: u64,
     /// Length in bytes.
     pub length: u64,
@@ -503,17 +503,17 @@ pub struct Lseek {
 pub struct CopyFileRange {
     /// Open file to read. Its node is in the header.
     pub from: Handle,
-    /// First byte to read.
+    /// Offset of the first byte to read.
     pub from_offset: u64,
     /// Node to write.
     pub to_node: NodeId,
     /// Open file to write.
     pub to: Handle,
-    /// First byte to write.
+    /// Offset of the first byte to write.
     pub to_offset: u64,
     /// Length in bytes.
     pub length: u64,
-    /// `copy_file_range(2)` flags. None are defined.
+    /// `copy_file_range(2)` flags. Linux defines no flag.
     pub flags: u64,
     /// Whether the reply has a 64-bit count (`COPY_FILE_RANGE_64`).
     pub wide_reply: bool,
@@ -528,9 +528,9 @@ pub struct SetupMapping {
     pub file_offset: u64,
     /// Length in bytes.
     pub length: u64,
-    /// The mapping is readable.
+    /// Whether the mapping is readable.
     pub read: bool,
-    /// The mapping is writable.
+    /// Whether the mapping is writable.
     pub write: bool,
     /// Byte offset in the window.
     pub window_offset: u64,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use zerocopy::little_endian::{I32, I64, U16, U32, U64};
 use zerocopy::{FromZeros as _, Immutable, IntoBytes};
 
-/// Bytes of a reply header (`fuse_out_header`).
+/// Length of a reply header (`fuse_out_header`) in bytes.
 pub const OUT_HEADER_LEN: usize = size_of::<abi::RawOutHeader>();
 
 /// Returns the header of a reply whose body has `body_len` bytes. An error has no body.
@@ -26,16 +26,16 @@ pub fn out_header(unique: Unique, error: Option<Errno>, body_len: usize) -> [u8;
 pub struct Timestamp {
     /// Whole seconds, negative before 1970.
     pub seconds: i64,
-    /// 0 to 999,999,999.
+    /// Nanoseconds after the whole second, 0 to 999,999,999.
     pub nanoseconds: u32,
 }
 
 /// How long the guest may cache the contents of a reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For the node of a name.
+    /// Time for the node of a name.
     pub entry: Duration,
-    /// For the attributes; see [`attr_timeout`].
+    /// Time for the attributes; see [`attr_timeout`].
     pub attr: Duration,
 }
 
@@ -59,7 +59,7 @@ pub const fn attr_timeout(mode: u32, timeout: Duration) -> Duration {
 pub struct Attr {
     pub ino: u64,
     pub size: u64,
-    /// 512-byte blocks.
+    /// Number of 512-byte blocks.
     pub blocks: u64,
     pub atime: Timestamp,
     pub mtime: Timestamp,
@@ -71,17 +71,17 @@ pub struct Attr {
     /// Packed as by the kernel's `new_encode_dev`.
     pub rdev: u32,
     pub blksize: u32,
-    /// The node is the root of a mount other than its parent's (`FUSE_ATTR_SUBMOUNT`).
+    /// Whether the node is the root of a mount other than its parent's (`FUSE_ATTR_SUBMOUNT`).
     pub submount: bool,
-    /// The guest may map this file through the DAX window (`FUSE_ATTR_DAX`).
+    /// Whether the guest may map this file through the DAX window (`FUSE_ATTR_DAX`).
     pub dax: bool,
 }
 
 /// A node that a lookup found or an operation created (`fuse_entry_out`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The node, with one lookup reference. 0 makes a negative entry: the guest may cache that the
-    /// name does not exist.
+    /// The node, with one lookup reference. Node 0 makes a negative entry: the guest may cache that
+    /// the name does not exist.
     pub node: NodeId,
     /// Distinguishes two uses of one node id, if the id itself does not.
     pub generation: u64,
@@ -103,7 +103,7 @@ pub struct OpenReply {
 pub struct Created {
     /// The node, with one lookup reference.
     pub entry: Entry,
-    /// Its handle.
+    /// The new handle, and how the guest may cache the file.
     pub open: OpenReply,
 }
 
@@ -149,7 +149,7 @@ pub struct Statx {
 
 /// A lock as GETLK reports it (`fuse_file_lock`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields of struct flock")]
+#[expect(missing_docs, reason = "the fields of fuse_file_lock")]
 pub struct FileLock {
     pub start: u64,
     pub end: u64,
@@ -256,6 +256,7 @@ impl Reply<'_> {
     }
 }
 
+/// Appends one wire struct.
 fn put<T: IntoBytes + Immutable>(out: &mut Vec<u8>, wire: &T) {
     out.extend_from_slice(wire.as_bytes());
 }
@@ -264,6 +265,8 @@ fn put<T: IntoBytes + Immutable>(out: &mut Vec<u8>, wire: &T) {
 fn seconds(time: Timestamp) -> U64 {
     U64::new(time.seconds.cast_unsigned())
 }
+
+// The functions below convert one public value each to its wire struct.
 
 fn attr(attr: &Attr) -> abi::RawAttr {
     let submount = if attr.submount { abi::FUSE_ATTR_SUBMOUNT } else { 0 };

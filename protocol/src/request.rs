@@ -4,16 +4,16 @@ use crate::decode::decode_operation;
 use crate::{DecodeError, Dialect, Extensions, HeaderError, NodeId, Opcode, Operation, Unique, abi};
 use zerocopy::FromBytes as _;
 
-/// Bytes of a request header (`fuse_in_header`).
+/// Length of a request header (`fuse_in_header`) in bytes.
 pub const HEADER_LEN: usize = size_of::<abi::InHeader>();
-/// Bytes of a WRITE without its data: the header and `fuse_write_in`.
+/// Length of a WRITE without its data in bytes: the header and `fuse_write_in`.
 pub const WRITE_LEN: usize = 80;
-/// The most bytes of one message that are copied out of guest memory.
+/// Maximum number of bytes of one message that are copied out of guest memory.
 ///
 /// The longest messages for a file server are CREATE with a security context and SETXATTR. Both
-/// have about 64 KiB (a value of 65,536 bytes, a name of 256, headers). IOCTL input is at most
-/// 16 KiB, and `BATCH_FORGET` is as long as the server's own read buffer. The limit is twice the
-/// longest message. A longer message fails with E2BIG.
+/// have about 64 KiB (a value of 65,536 bytes, a name of 256, headers). IOCTL input is at most 16
+/// KiB, and a `BATCH_FORGET` at most fills the buffer into which the server reads. The limit is
+/// twice the longest message. A longer message fails with E2BIG.
 pub const MESSAGE_LEN_MAX: usize = 128 * 1024;
 
 const _: () = assert!(WRITE_LEN == HEADER_LEN + size_of::<abi::WriteIn>());
@@ -67,7 +67,9 @@ impl<'a> Request<'a> {
     /// Decodes one message.
     ///
     /// `message` holds the first [`copied_len`] bytes of the message. `payload_len` is the number
-    /// of bytes that follow in guest memory: the data of a WRITE, 0 for any other request.
+    /// of bytes that follow in guest memory: the data of a WRITE. For any other request it is 0,
+    /// unless the message is longer than [`MESSAGE_LEN_MAX`]: such a request is
+    /// [`DecodeError::TooLong`].
     ///
     /// # Errors
     /// [`HeaderError`] if there is no whole header. No reply is possible then.
@@ -92,6 +94,7 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Decodes the body and the extensions, which are `rest`. `wire` is the header before them.
 fn decode_rest<'a>(
     wire: &abi::InHeader,
     rest: &'a [u8],
@@ -108,7 +111,8 @@ fn decode_rest<'a>(
         return Err(DecodeError::TooLong { have });
     }
     let extensions_len = usize::from(wire.total_extlen.get()).saturating_mul(8);
-    // Extensions follow everything else, so a message with a payload in guest memory has none.
+    // Extensions follow everything else. So beside a payload that stays in guest memory, extensions
+    // would stay there too and could not be decoded.
     let body_len = rest.len().checked_sub(extensions_len).filter(|_| extensions_len == 0 || payload_len == 0);
     let Some((body, extensions)) = body_len.and_then(|len| rest.split_at_checked(len)) else {
         return Err(DecodeError::Extension("the extensions are longer than the message"));

@@ -1,7 +1,7 @@
 //! Do we agree with fuse-backend-rs, an independent implementation, on all that it defines?
 //!
-//! Its DAX structs are left out: they need its `virtiofs` feature, which adds a second version of
-//! the vhost crate to the build.
+//! The DAX structs of fuse-backend-rs are left out: they need the feature `virtiofs`, which adds a
+//! second version of the vhost crate to the build.
 #![cfg(test)]
 
 use fuse_backend_rs::abi::fuse_abi as theirs;
@@ -67,14 +67,14 @@ fn structs_have_the_same_size() {
         let ours = layout::STRUCTS.iter().find(|layout| layout.name == name).unwrap();
         assert_eq!(ours.size, size, "{name}");
     }
-    // It splits INIT into two structs and defines only the old layout of SETXATTR.
+    // fuse-backend-rs splits INIT into two structs and defines only the old layout of SETXATTR.
     assert_eq!(size_of::<theirs::InitIn>() + size_of::<theirs::InitIn2>(), 64);
     assert_eq!(size_of::<theirs::SetxattrIn>(), 8);
 }
 
 #[test]
 fn opcodes_have_the_same_numbers() {
-    // It ends before SYNCFS and has neither CUSE_INIT nor later opcodes.
+    // fuse-backend-rs has no opcode from SYNCFS on, except for the two of reversed byte order.
     for opcode in Opcode::ALL.iter().filter(|opcode| opcode.raw() < 50) {
         let name = format!("{:?}", theirs::Opcode::from(opcode.raw())).to_lowercase();
         let ours = opcode.name().replace('_', "").to_lowercase();

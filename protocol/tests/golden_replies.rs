@@ -19,6 +19,7 @@ fn l(number: u64) -> Vec<u8> {
     number.to_le_bytes().to_vec()
 }
 
+/// Checks that a reply encodes to these parts.
 #[track_caller]
 fn expect(reply: &Reply<'_>, parts: &[Vec<u8>]) {
     let mut out = Vec::new();
@@ -26,6 +27,7 @@ fn expect(reply: &Reply<'_>, parts: &[Vec<u8>]) {
     assert_eq!(out, parts.concat());
 }
 
+/// Returns attributes of which each field has a value of its own.
 fn attr() -> Attr {
     let at = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
     Attr {
@@ -46,12 +48,14 @@ fn attr() -> Attr {
     }
 }
 
+/// Returns the wire form of [`attr`].
 fn attr_bytes() -> Vec<u8> {
     let longs = [l(1), l(2), l(3), l(4), l(0xffff_ffff_ffff_fffb), l(6)].concat();
     let words = [w(7), w(8), w(9), w(10), w(11), w(12), w(13), w(14), w(15), w(3)].concat();
     [longs, words].concat()
 }
 
+/// Returns the wire form of an entry with [`attr`] and [`TIMEOUTS`].
 fn entry_bytes() -> Vec<u8> {
     [l(20), l(21), l(22), l(24), w(23), w(25), attr_bytes()].concat()
 }

@@ -26,6 +26,7 @@ fn message(opcode: u32, payload_len: u32, parts: &[Vec<u8>]) -> Vec<u8> {
     [w(len), w(opcode), l(2), l(3), w(4), w(5), w(6), w(0), body].concat()
 }
 
+/// Decodes a message of [`message`] and checks its header.
 fn decode_in(dialect: Dialect, bytes: &[u8], payload_len: usize) -> Operation<'_> {
     let request = Request::decode(bytes, payload_len, dialect).unwrap();
     let header = request.header;
@@ -34,6 +35,7 @@ fn decode_in(dialect: Dialect, bytes: &[u8], payload_len: usize) -> Operation<'_
     request.operation.unwrap()
 }
 
+/// Checks that a message of these parts decodes to `operation`.
 #[track_caller]
 fn expect(opcode: u32, parts: &[Vec<u8>], operation: &Operation<'_>) {
     assert_eq!(decode_in(Dialect::default(), &message(opcode, 0, parts), 0), *operation);

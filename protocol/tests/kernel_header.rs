@@ -62,6 +62,7 @@ const CONSTANTS_LEFT_OUT: &[(&str, &str)] = &[
     ("FUSE_DIRENT*", "macros with an argument"),
 ];
 
+/// Reads the header of the guest's kernel, or the file that `PINHOLE_FUSE_H` names.
 fn kernel_header() -> KernelHeader {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace");
     let guest = std::env::var_os("PINHOLE_GUEST_DIR").map_or_else(|| workspace.join(".guest"), Into::into);
@@ -72,6 +73,7 @@ fn kernel_header() -> KernelHeader {
     KernelHeader::parse(&text)
 }
 
+/// Returns whether a name is in a list of names and prefixes.
 fn left_out(list: &[(&str, &str)], name: &str) -> bool {
     list.iter().any(|(pattern, _)| match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
@@ -159,6 +161,7 @@ fn the_limit_of_removemapping_matches_the_header() {
     pinhole_protocol::RemoveMapping::parse(&vec![0; most.len() + record]).unwrap_err();
 }
 
+/// Returns the name of an opcode in `fuse.h`.
 fn kernel_name(opcode: Opcode) -> String {
     match opcode.name() {
         name if name.starts_with("CUSE_") => name.to_owned(),

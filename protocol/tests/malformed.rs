@@ -4,6 +4,7 @@
 use pinhole_protocol::*;
 use proptest::prelude::*;
 
+/// Returns a message: a header with this opcode and otherwise zeros, then the body.
 fn message(opcode: u32, body: &[u8]) -> Vec<u8> {
     let len = 40 + u32::try_from(body.len()).unwrap();
     let mut bytes = [len.to_le_bytes(), opcode.to_le_bytes()].concat();
@@ -57,7 +58,7 @@ fn no_opcode_accepts_a_name_that_is_not_one_component() {
         }
         let unterminated = error_of(opcode, &[&vec![0; before][..], b"name"].concat());
         assert_eq!(unterminated, DecodeError::Unterminated { what: "name" }, "{opcode}");
-        // A NUL ends the name, so that the last string is too many.
+        // A NUL ends a name, so the body has one string too many.
         let split = error_of(opcode, &[&vec![0; before][..], b"na\0me\0two\0three\0"].concat());
         assert!(matches!(split, DecodeError::Trailing { .. }), "{opcode}: {split}");
     }
@@ -258,7 +259,7 @@ fn malformed_extensions_are_rejected_and_dropped() {
     assert!(matches!(request.operation, Err(DecodeError::Extension(_))));
 }
 
-/// Reads everything that borrows from the message.
+/// Reads everything that borrows from the message. Returns a number that depends on all of it.
 fn read_all(request: &Request<'_>) -> usize {
     let extensions = request.header.extensions;
     let groups = extensions.groups().map_or(0, Iterator::count);

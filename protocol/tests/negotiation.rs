@@ -19,6 +19,7 @@ const OFFER: InitOffer = InitOffer {
     request_timeout: 30,
 };
 
+/// Returns the INIT of a guest of version 7.`minor`.
 fn guest(minor: u32, flags: InitFlags) -> InitRequest {
     InitRequest { major: 7, minor, max_readahead: 1 << 17, flags }
 }

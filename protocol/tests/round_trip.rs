@@ -135,6 +135,7 @@ const ENTRY: Entry = Entry { node: NodeId(9), generation: 10, attr: ATTR };
 const OPEN: OpenReply = OpenReply { handle: Handle(11), flags: OpenReplyFlags::KEEP_CACHE };
 const TIMEOUTS: Timeouts = Timeouts { entry: Duration::new(1, 2), attr: Duration::new(3, 4) };
 
+/// Encodes a reply body and checks its length.
 fn body(reply: &Reply<'_>) -> Vec<u8> {
     let mut out = vec![0xff; 7];
     reply.encode_into(&mut out);

@@ -1,7 +1,7 @@
 //! The guest's side of the protocol: encodes requests and decodes replies.
 //!
-//! Tests, fuzzers and the front-end of the tests use this module; the daemon never does. It is in
-//! this crate so that each layout is defined once for both directions.
+//! Tests, fuzzers and the front-end of the tests use this module; the daemon never does. The module
+//! is in this crate so that each layout is defined once for both directions.
 
 mod reply;
 mod request;

@@ -67,7 +67,7 @@ pub fn decode_out_header(reply: &[u8]) -> Result<(OutHeader, &[u8]), ReplyError>
     Ok((OutHeader { len, error, unique: Unique(wire.unique.get()) }, body))
 }
 
-/// Reads `body` as one wire struct of exactly this length.
+/// Reads `body` as one wire struct without further bytes. `what` is its name in an error.
 fn whole<'a, T>(what: &'static str, body: &'a [u8]) -> Result<&'a T, ReplyError>
 where
     T: FromBytes + Immutable + KnownLayout + Unaligned,
@@ -276,12 +276,14 @@ pub fn decode_init(body: &[u8]) -> Result<InitReply, ReplyError> {
     })
 }
 
-/// An iterator over the records of a READDIR or READDIRPLUS reply. It ends after the first
-/// malformed record.
+/// An iterator over the records of a READDIR or READDIRPLUS reply. The iteration ends after the
+/// first malformed record.
 #[derive(Clone, Debug)]
 pub struct Dirents<'a> {
     body: &'a [u8],
+    /// Byte offset of the next record.
     offset: usize,
+    /// Whether each record begins with an entry (READDIRPLUS).
     plus: bool,
 }
 
@@ -295,11 +297,12 @@ pub const fn dirents_plus(body: &[u8]) -> Dirents<'_> {
     Dirents { body, offset: 0, plus: true }
 }
 
+/// A directory record, with its entry in a READDIRPLUS reply.
 type Record<'a> = (Option<(Entry, Timeouts)>, Dirent<'a>);
 
 impl<'a> Dirents<'a> {
-    /// Splits the first record off `rest`. Returns it and its padded length, or `None` if
-    /// malformed.
+    /// Splits the first record off `rest`. Returns the record and its padded length in bytes, or
+    /// `None` if the record is malformed.
     fn record(&self, rest: &'a [u8]) -> Option<(Record<'a>, usize)> {
         let (entry_out, after) = if self.plus {
             let (wire, after) = abi::EntryOut::ref_from_prefix(rest).ok()?;

@@ -25,8 +25,8 @@ pub const fn header(operation: &Operation<'_>, unique: Unique, node: NodeId) -> 
 /// Appends one message to `out`, as [`crate::Request::decode`] reads it: header, body, `payload`,
 /// extensions.
 ///
-/// `payload` is the data of a WRITE, else empty. The opcode in the header is written unchanged. If
-/// it is RENAME, the body has the layout of RENAME and the flags are lost.
+/// `payload` is the data of a WRITE, else empty. The opcode in the header is written unchanged.
+/// With the opcode RENAME, the body has the layout of RENAME and the flags are lost.
 pub fn encode_request(
     header: &Header<'_>,
     operation: &Operation<'_>,
@@ -322,10 +322,12 @@ fn record(kind: U32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.append(&mut body);
 }
 
+/// Pads `out` with zeros to a multiple of eight bytes.
 fn pad(out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(8), 0);
 }
 
+/// Appends one wire struct.
 fn put<T: IntoBytes + Immutable>(out: &mut Vec<u8>, wire: &T) {
     out.extend_from_slice(wire.as_bytes());
 }
@@ -361,10 +363,12 @@ fn two_c_strs(out: &mut Vec<u8>, first: &CStr, second: &CStr) {
     c_str(out, second);
 }
 
+/// Appends a string with its NUL.
 fn c_str(out: &mut Vec<u8>, text: &CStr) {
     out.extend_from_slice(text.to_bytes_with_nul());
 }
 
+/// Returns the bit if it is set, else 0.
 const fn bit(set: bool, bit: u32) -> u32 {
     if set { bit } else { 0 }
 }
@@ -377,12 +381,13 @@ fn owner(owner: Option<LockOwner>) -> U64 {
     U64::new(owner.map_or(0, |owner| owner.0))
 }
 
+/// Returns the word `open_flags`, the hints to the server.
 const fn hints(open: Open) -> u32 {
     bit(open.kill_suidgid, abi::FUSE_OPEN_KILL_SUIDGID)
 }
 
-/// Converts a length to 32 bits. It saturates, so that a long message never declares a short,
-/// wrapped length.
+/// Converts a length to 32 bits. A longer length saturates, so that a long message never declares a
+/// short, wrapped length.
 fn length(len: usize) -> U32 {
     U32::new(u32::try_from(len).unwrap_or(u32::MAX))
 }

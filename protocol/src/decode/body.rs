@@ -5,12 +5,14 @@ use std::ffi::CStr;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// A cursor over the bytes of one body. Each `take` function moves it past the bytes it returns.
+/// A cursor over the bytes of one body. Each `take` function moves the cursor past the bytes that
+/// it returns.
 pub(super) struct Body<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Body<'a> {
+    /// Returns a cursor at the start of `bytes`.
     pub(super) const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
@@ -25,7 +27,7 @@ impl<'a> Body<'a> {
         std::mem::take(&mut self.rest)
     }
 
-    /// Takes one wire struct. `what` names it in the error.
+    /// Takes one wire struct. `what` is its name in an error.
     pub(super) fn take<T>(&mut self, what: &'static str) -> Result<&'a T, DecodeError>
     where
         T: FromBytes + Immutable + KnownLayout + Unaligned,
@@ -70,7 +72,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// Returns `Some(value)` if `mask` has the bit.
+/// Returns `value` if `mask` has the bit, else `None`.
 pub(super) fn when<T>(mask: u32, bit: u32, value: T) -> Option<T> {
     (mask & bit != 0).then_some(value)
 }
@@ -110,7 +112,7 @@ pub(super) const fn permissions(mode: U32) -> u32 {
     mode.get() & 0o7777
 }
 
-/// Decodes a timestamp. Its seconds are signed, although the wire type is unsigned.
+/// Decodes a timestamp. The seconds are signed, although the wire type is unsigned.
 pub(super) fn timestamp(
     field: &'static str,
     seconds: U64,

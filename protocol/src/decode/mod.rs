@@ -26,6 +26,7 @@ pub(crate) fn decode_operation(
     }
 }
 
+/// Decodes the fields of one body, up to the end of its layout.
 fn decode_body<'a>(
     opcode: Opcode,
     body: &mut Body<'a>,

@@ -7,9 +7,9 @@ use crate::{
 };
 use zerocopy::little_endian::U32;
 
-/// The longest value of an extended attribute that Linux accepts, in bytes (`XATTR_SIZE_MAX`).
+/// Maximum length of an extended attribute's value in bytes (`XATTR_SIZE_MAX` of Linux).
 const XATTR_VALUE_LEN_MAX: usize = 65_536;
-/// The longest link target that Linux accepts, in bytes (`PATH_MAX` without the NUL).
+/// Maximum length of a link target in bytes (`PATH_MAX` of Linux without the NUL).
 const TARGET_LEN_MAX: usize = 4095;
 
 pub(super) fn lookup<'a>(body: &mut Body<'a>) -> Result<Lookup<'a>, DecodeError> {
@@ -58,6 +58,7 @@ pub(super) fn rename2<'a>(body: &mut Body<'a>) -> Result<Rename<'a>, DecodeError
     two_names(body, NodeId(wire.newdir.get()), flags)
 }
 
+/// Decodes the two names of a RENAME or RENAME2.
 fn two_names<'a>(
     body: &mut Body<'a>,
     new_directory: NodeId,

@@ -8,8 +8,8 @@ use crate::{
 use zerocopy::FromBytes as _;
 use zerocopy::little_endian::U32;
 
-/// The most records of one REMOVEMAPPING (`FUSE_REMOVEMAPPING_MAX_ENTRY` with pages of 4,096
-/// bytes).
+/// Maximum number of records of one REMOVEMAPPING (`FUSE_REMOVEMAPPING_MAX_ENTRY` with pages of
+/// 4,096 bytes).
 const REMOVE_COUNT_MAX: usize = 256;
 
 pub(super) fn forget(body: &mut Body<'_>) -> Result<Forget, DecodeError> {
@@ -31,6 +31,7 @@ pub(super) fn remove_mapping<'a>(body: &mut Body<'a>) -> Result<RemoveMapping<'a
     Ok(mappings)
 }
 
+/// Checks that a declared count is the number of records.
 fn check_count(what: &'static str, declared: U32, have: usize) -> Result<(), DecodeError> {
     match declared.get() {
         count if usize::try_from(count) == Ok(have) => Ok(()),
@@ -100,6 +101,7 @@ pub(super) fn get_statx(body: &mut Body<'_>) -> Result<GetStatx, DecodeError> {
 }
 
 pub(super) fn set_attr(body: &mut Body<'_>) -> Result<SetAttr, DecodeError> {
+    // Every bit up to the last one that fuse.h defines.
     const KNOWN: u32 = (abi::FATTR_KILL_SUIDGID << 1).wrapping_sub(1);
     let wire: &abi::SetattrIn = body.take("fuse_setattr_in")?;
     let valid = known_bits("fuse_setattr_in.valid", wire.valid, KNOWN)?;
@@ -132,7 +134,7 @@ pub(super) fn set_attr(body: &mut Body<'_>) -> Result<SetAttr, DecodeError> {
 pub(super) fn init(body: &mut Body<'_>) -> Result<InitRequest, DecodeError> {
     let [major, minor]: &[U32; 2] = body.take("fuse_init_in")?;
     let (major, minor) = (major.get(), minor.get());
-    // Further bytes of a newer guest are ignored. A guest with a newer major version sends INIT
+    // Bytes that newer guests append are ignored. A guest with a newer major version sends INIT
     // again in our version.
     let mut rest = Body::new(body.take_rest());
     if major != abi::FUSE_KERNEL_VERSION {

@@ -24,7 +24,7 @@ pub(crate) struct Fields {
     pairs: Vec<(u64, u64)>,
 }
 
-/// An operation to build from its fields.
+/// An operation to build from its fields. `Other` has the index in [`Fields::operations`].
 #[derive(Clone, Debug)]
 pub(crate) enum Spec {
     Write(Fields),
@@ -89,10 +89,12 @@ impl Spec {
 }
 
 impl Fields {
+    /// Returns one bit of `bits`.
     fn flag(&self, bit: u32) -> bool {
         self.bits & (1 << bit) != 0
     }
 
+    /// Returns `value` if a bit of `bits` is set.
     fn when<T>(&self, bit: u32, value: T) -> Option<T> {
         self.flag(bit).then_some(value)
     }

@@ -11,14 +11,18 @@ pub(crate) struct KernelHeader {
     pub(crate) constants: BTreeMap<String, Option<u64>>,
 }
 
+/// The layout of one struct.
 pub(crate) struct KernelStruct {
+    /// Length in bytes.
     pub(crate) size: usize,
+    /// Alignment in bytes.
     pub(crate) align: usize,
     /// Name and byte offset of each field, without flexible arrays.
     pub(crate) fields: Vec<(String, usize)>,
 }
 
 impl KernelHeader {
+    /// Parses the text of a header. Panics on anything that `linux/fuse.h` does not use.
     pub(crate) fn parse(text: &str) -> Self {
         let text = without_comments(text).replace("\\\n", " ");
         let mut header = Self { structs: BTreeMap::new(), constants: BTreeMap::new() };
@@ -43,6 +47,7 @@ impl KernelHeader {
         header
     }
 
+    /// Adds the constant of a `#define`.
     fn take_define(&mut self, define: &str) {
         let (name, value) = define.split_once([' ', '\t']).unwrap_or((define, ""));
         let value = value.trim();
@@ -56,6 +61,7 @@ impl KernelHeader {
         }
     }
 
+    /// Adds the constants of an `enum`.
     fn take_enum(&mut self, body: &str) {
         for item in body.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let (name, value) = item.split_once('=').expect("every item has a number");
@@ -74,6 +80,7 @@ impl KernelHeader {
         }
     }
 
+    /// Adds a struct and computes its layout.
     fn take_struct(&mut self, name: String, body: &str) {
         let mut layout = KernelStruct { size: 0, align: 1, fields: Vec::new() };
         for field in body.split(';').map(str::trim).filter(|field| !field.is_empty()) {
@@ -98,6 +105,7 @@ impl KernelHeader {
         self.structs.insert(name, layout);
     }
 
+    /// Returns the size and the alignment of a type in bytes.
     fn type_layout(&self, kind: &str) -> (usize, usize) {
         if let Some(name) = kind.strip_prefix("struct ") {
             let inner = &self.structs[name.trim()];
