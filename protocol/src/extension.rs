@@ -28,7 +28,7 @@ impl<'a> Extensions<'a> {
     /// [`DecodeError::ExtensionKind`] if a record has an unknown type, [`DecodeError::Extension`]
     /// if a record is malformed or occurs twice.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut found = Self { bytes, groups: None, contexts: None };
+        let mut extensions = Self { bytes, groups: None, contexts: None };
         let mut rest = bytes;
         while !rest.is_empty() {
             let Ok((head, _)) = abi::ExtHeader::ref_from_prefix(rest) else {
@@ -44,10 +44,10 @@ impl<'a> Extensions<'a> {
             let Some((_, body)) = record.split_at_checked(size_of::<abi::ExtHeader>()) else {
                 return Err(DecodeError::Extension("a record is shorter than its header"));
             };
-            found.take_record(head.r#type.get(), body)?;
+            extensions.take_record(head.r#type.get(), body)?;
             rest = after;
         }
-        Ok(found)
+        Ok(extensions)
     }
 
     /// Checks the body of one record and stores it.

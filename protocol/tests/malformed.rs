@@ -53,8 +53,8 @@ fn no_opcode_accepts_a_name_that_is_not_one_component() {
     for &(opcode, before) in NAMED {
         for (name, error, errno) in names {
             let body = [&vec![0; before], name, b"\0second\0"].concat();
-            let found = error_of(opcode, &body);
-            assert_eq!((found, found.errno()), (DecodeError::Name(error), errno), "{opcode}");
+            let decode_error = error_of(opcode, &body);
+            assert_eq!((decode_error, decode_error.errno()), (DecodeError::Name(error), errno), "{opcode}");
         }
         let unterminated = error_of(opcode, &[&vec![0; before][..], b"name"].concat());
         assert_eq!(unterminated, DecodeError::Unterminated { what: "name" }, "{opcode}");

@@ -216,14 +216,14 @@ fn read_dir(list: &ReadDir, out: &mut Vec<u8>) {
 }
 
 fn write(write: &Write, out: &mut Vec<u8>) {
-    let owned = bit(write.lock_owner.is_some(), abi::FUSE_WRITE_LOCKOWNER);
+    let owner_bit = bit(write.lock_owner.is_some(), abi::FUSE_WRITE_LOCKOWNER);
     put(
         out,
         &abi::WriteIn {
             fh: U64::new(write.handle.0),
             offset: U64::new(write.offset),
             size: U32::new(write.size),
-            write_flags: U32::new(write.write_flags.bits() | owned),
+            write_flags: U32::new(write.write_flags.bits() | owner_bit),
             lock_owner: owner(write.lock_owner),
             flags: U32::new(write.flags.bits()),
             padding: U32::ZERO,

@@ -31,8 +31,9 @@ impl KernelHeader {
                 header.take_define(define);
             }
         }
-        let plain: String = text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
-        let mut rest = plain.as_str();
+        let without_directives: String =
+            text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
+        let mut rest = without_directives.as_str();
         while let Some((head, after)) = rest.split_once('{') {
             let (body, tail) = after.split_once("};").expect("a block that ends");
             let mut words = head.split_whitespace().rev();
