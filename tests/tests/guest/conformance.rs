@@ -24,11 +24,13 @@ const DIRECT_OPERATIONS: u32 = 4_000;
 /// Upper bound on the time of a suite.
 const SUITE_LIMIT: Duration = Duration::from_mins(20);
 const MOUNT_LIMIT: Duration = Duration::from_secs(20);
+/// Number of cases of pjdfstest 0.2.2, as its summary line prints it.
+const PJDFSTEST_CASES: usize = 398;
 
 /// Cases whose result differs from a local directory, each with its reason.
 const DIFFERENCES: [(&str, &str); 1] = [(
     "link::link_count_max",
-    "skipped: the C library derives LINK_MAX from the type of file system, and knows no figure for FUSE",
+    "skipped: the C library derives LINK_MAX from the type of file system, and does not know that of FUSE",
 )];
 
 /// Cases whose result depends on timing, each with its reason. `docs/use/compatibility.md` lists
@@ -48,13 +50,13 @@ struct Mount {
 impl Mount {
     /// Mounts a share on a disk, as most shares are.
     fn new(arguments: &[&str]) -> Self {
-        Self::within(&std::env::temp_dir(), arguments)
+        Self::new_in(&std::env::temp_dir(), arguments)
     }
 
-    fn within(place: &Path, arguments: &[&str]) -> Self {
+    fn new_in(folder: &Path, arguments: &[&str]) -> Self {
         assert!(rustix::process::geteuid().is_root(), "mounting needs root: run `sudo -E cargo xtask test`");
         assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: run `modprobe fuse`");
-        let work = tempfile::Builder::new().prefix("pinhole-conformance-").tempdir_in(place).unwrap();
+        let work = tempfile::Builder::new().prefix("pinhole-conformance-").tempdir_in(folder).unwrap();
         // Cases of other users run below it.
         fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for folder in ["share", "mnt", "local"] {
@@ -141,21 +143,21 @@ fn group_of(user: &str) -> String {
 }
 
 /// Returns the configuration of pjdfstest: features of the file system and two users.
-fn pjdfstest_config(nobody: &str, daemon: &str) -> String {
+fn pjdfstest_config(group_of_nobody: &str, group_of_daemon: &str) -> String {
     format!(
         "[features]\nposix_fallocate = {{}}\nrename_ctime = {{}}\nutimensat = {{}}\nutime_now = {{}}\n\
          stat_st_birthtime = {{}}\n[settings]\nnaptime = 0.01\n\
-         [dummy_auth]\nentries = [[\"nobody\", \"{nobody}\"], [\"daemon\", \"{daemon}\"]]\n"
+         [dummy_auth]\nentries = [[\"nobody\", \"{group_of_nobody}\"], [\"daemon\", \"{group_of_daemon}\"]]\n"
     )
 }
 
-fn pjdfstest(directory: &Path, config: &Path) -> BTreeSet<(String, String)> {
+fn run_pjdfstest(directory: &Path, config: &Path) -> BTreeSet<(String, String)> {
     let mut command = Command::new(Parts::locate().tool("pjdfstest").unwrap());
-    results(&run(command.arg("-c").arg(config).arg("-p").arg(directory)).1)
+    parse_results(&run(command.arg("-c").arg(config).arg("-p").arg(directory)).1)
 }
 
 /// Returns the results of pjdfstest by case: "ok", "FAILED", "skipped".
-fn results(text: &str) -> BTreeSet<(String, String)> {
+fn parse_results(text: &str) -> BTreeSet<(String, String)> {
     let cases: BTreeSet<_> = text
         .lines()
         .filter_map(|line| line.split_once(' '))
@@ -169,21 +171,21 @@ fn results(text: &str) -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn every_pjdfstest_case_does_as_on_a_local_directory() {
+fn pjdfstest_has_the_same_results_as_on_a_local_directory() {
     let mut mount = Mount::new(&[]);
     let config = mount.work.path().join("pjdfstest.toml");
     fs::write(&config, pjdfstest_config(&group_of("nobody"), &group_of("daemon"))).unwrap();
-    let local = pjdfstest(&mount.local(), &config);
-    let served = pjdfstest(&mount.mounted(), &config);
-    assert!(local.len() >= 398, "{} cases", local.len());
+    let local = run_pjdfstest(&mount.local(), &config);
+    let served = run_pjdfstest(&mount.mounted(), &config);
+    assert!(local.len() >= PJDFSTEST_CASES, "only {} cases ran", local.len());
     let explained = |case: &str| DIFFERENCES.iter().chain(&RACES).any(|(name, _)| *name == case);
     let different: Vec<_> = served.difference(&local).filter(|(name, _)| !explained(name)).collect();
-    assert!(different.is_empty(), "other than on a local directory: {different:?}");
+    assert!(different.is_empty(), "not the results of a local directory: {different:?}");
     for (name, reason) in DIFFERENCES {
         let differs = served.difference(&local).any(|(case, _)| case == name);
         assert!(differs, "{name} no longer differs; remove it from the list ({reason})");
     }
-    assert_eq!(fs::read_dir(mount.shared()).unwrap().count(), 0, "the suite removes its files");
+    assert_eq!(fs::read_dir(mount.shared()).unwrap().count(), 0, "pjdfstest left files behind");
     mount.assert_healthy();
 }
 
@@ -204,46 +206,47 @@ fn seed() -> u32 {
     std::env::var("PINHOLE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_101)
 }
 
-fn fsx(arguments: &[&str], mapped: bool) {
+fn assert_fsx_passes(options: &[&str], mapped: bool) {
+    println!("PINHOLE_SEED={}", seed());
     let operations = std::env::var("PINHOLE_FSX_OPERATIONS").ok().and_then(|count| count.parse().ok());
     let operations: u32 = operations.unwrap_or(FSX_OPERATIONS);
     // In memory: each mapped write is followed by an msync, and the speed of a disk is not the
     // subject.
-    let mut mount = Mount::within(Path::new("/dev/shm"), arguments);
+    let mut mount = Mount::new_in(Path::new("/dev/shm"), options);
     let config = mount.work.path().join("fsx.toml");
     fs::write(&config, fsx_config(mapped)).unwrap();
     let mut command = Command::new(Parts::locate().tool("fsx").unwrap());
     command.arg("-f").arg(config).args(["-N", &operations.to_string(), "-S", &seed().to_string()]);
     let (success, text) = run(command.arg("-P").arg(mount.work.path()).arg(mount.mounted().join("file")));
     let end = text.lines().rev().take(60).collect::<Vec<_>>();
-    assert!(success, "seed {}, {arguments:?}: {:#?}", seed(), end);
-    assert!(text.contains("All operations completed"), "{end:#?}");
+    assert!(success, "seed {}, {options:?}: {end:#?}", seed());
+    assert!(text.contains("All operations completed"), "seed {}, {options:?}: {end:#?}", seed());
     mount.assert_healthy();
 }
 
 #[test]
-fn fsx_finds_no_error_without_any_cache() {
-    fsx(&["--cache", "never"], false);
+fn fsx_passes_with_cache_never() {
+    assert_fsx_passes(&["--cache", "never"], false);
 }
 
 #[test]
-fn fsx_finds_no_error_with_mappings_and_no_cache() {
-    fsx(&["--cache", "strict"], true);
+fn fsx_passes_with_cache_strict() {
+    assert_fsx_passes(&["--cache", "strict"], true);
 }
 
 #[test]
-fn fsx_finds_no_error_with_close_to_open_caching() {
-    fsx(&["--cache", "auto"], true);
+fn fsx_passes_with_cache_auto() {
+    assert_fsx_passes(&["--cache", "auto"], true);
 }
 
 #[test]
-fn fsx_finds_no_error_with_exclusive_caching() {
-    fsx(&["--cache", "exclusive"], true);
+fn fsx_passes_with_cache_exclusive() {
+    assert_fsx_passes(&["--cache", "exclusive"], true);
 }
 
 #[test]
-fn fsx_finds_no_error_with_a_writeback_cache() {
-    fsx(&["--cache", "auto", "--writeback"], true);
+fn fsx_passes_with_cache_auto_and_writeback() {
+    assert_fsx_passes(&["--cache", "auto", "--writeback"], true);
 }
 
 /// Repeatable random numbers (xorshift64).
@@ -270,20 +273,21 @@ const BLOCKS: u64 = 48;
 
 /// Reads, writes and truncates by O_DIRECT and through the page cache in turn, and compares the
 /// results with a model.
-fn direct_against_buffered(arguments: &[&str]) {
-    let mut mount = Mount::new(arguments);
+fn assert_direct_and_buffered_io_agree(options: &[&str]) {
+    println!("PINHOLE_SEED={}", seed());
+    let mut mount = Mount::new(options);
     let path = mount.mounted().join("file");
     let open = |flags| {
         OpenOptions::new().read(true).write(true).create(true).custom_flags(flags).open(&path).unwrap()
     };
     let (direct, buffered) = (open(rustix::fs::OFlags::DIRECT.bits().cast_signed()), open(0));
-    let mut known: Vec<u8> = Vec::new();
+    let mut model: Vec<u8> = Vec::new();
     let mut numbers = Numbers(u64::from(seed()));
     for step in 0..DIRECT_OPERATIONS {
-        let context = format!("seed {}, step {step}, {arguments:?}", seed());
-        let offset = numbers.below(BLOCKS);
-        let len = usize::try_from(1 + numbers.below(BLOCKS - offset)).unwrap() * BLOCK;
-        let start = usize::try_from(offset).unwrap() * BLOCK;
+        let context = format!("seed {}, step {step}, {options:?}", seed());
+        let first_block = numbers.below(BLOCKS);
+        let len = usize::try_from(1 + numbers.below(BLOCKS - first_block)).unwrap() * BLOCK;
+        let start = usize::try_from(first_block).unwrap() * BLOCK;
         let (mut buffer, range) = aligned(len);
         let bytes = &mut buffer[range];
         let file = if numbers.below(2) == 0 { &direct } else { &buffered };
@@ -291,11 +295,11 @@ fn direct_against_buffered(arguments: &[&str]) {
             0 | 1 => {
                 bytes.fill(u8::try_from(1 + numbers.below(255)).unwrap());
                 file.write_all_at(bytes, start as u64).expect(&context);
-                known.resize(known.len().max(start + len), 0);
-                known[start..start + len].copy_from_slice(bytes);
+                model.resize(model.len().max(start + len), 0);
+                model[start..start + len].copy_from_slice(bytes);
             }
             2 | 3 => {
-                let expected = known.get(start..(start + len).min(known.len())).unwrap_or_default();
+                let expected = model.get(start..(start + len).min(model.len())).unwrap_or_default();
                 let mut read = 0;
                 while let count @ 1.. =
                     file.read_at(&mut bytes[read..], (start + read) as u64).expect(&context)
@@ -306,30 +310,31 @@ fn direct_against_buffered(arguments: &[&str]) {
             }
             _ => {
                 file.set_len(start as u64).expect(&context);
-                known.resize(start, 0);
+                model.resize(start, 0);
             }
         }
     }
     buffered.sync_all().unwrap();
     drop((direct, buffered));
     let shared = mount.shared().join("file");
-    assert!(fs::read(&shared).unwrap() == known, "seed {}: the host sees something else", seed());
-    assert_eq!(fs::metadata(shared).unwrap().size(), known.len() as u64);
+    assert!(fs::read(&shared).unwrap() == model, "seed {}, {options:?}: the host's file differs", seed());
+    assert_eq!(fs::metadata(shared).unwrap().size(), model.len() as u64);
     mount.assert_healthy();
 }
 
 #[test]
 fn direct_and_buffered_io_agree_in_every_cache_mode() {
-    for mode in ["never", "metadata", "auto", "always"] {
-        direct_against_buffered(&["--cache", mode]);
-        direct_against_buffered(&["--cache", mode, "--allow-direct-io"]);
+    for mode in ["never", "metadata", "strict", "auto", "exclusive", "always"] {
+        assert_direct_and_buffered_io_agree(&["--cache", mode]);
+        assert_direct_and_buffered_io_agree(&["--cache", mode, "--allow-direct-io"]);
     }
-    direct_against_buffered(&["--cache", "auto", "--writeback", "--allow-direct-io"]);
+    assert_direct_and_buffered_io_agree(&["--cache", "auto", "--writeback", "--allow-direct-io"]);
 }
 
 /// Runs the two suites in a guest. There are fewer cases, because it has one virtual CPU.
 #[test]
-fn a_quick_subset_of_both_suites_passes_in_a_guest() {
+fn parts_of_pjdfstest_and_fsx_pass_in_a_guest() {
+    println!("PINHOLE_SEED={}", seed());
     let tool = |name| fs::read(Parts::locate().tool(name).unwrap()).unwrap();
     let shared = tempfile::tempdir().unwrap();
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -354,8 +359,9 @@ fn a_quick_subset_of_both_suites_passes_in_a_guest() {
         .unwrap();
     assert_eq!(finished.exit_code, 0, "{}", finished.text());
     let is_race = |case: &str| RACES.iter().any(|(name, _)| *name == case);
-    let results = results(&finished.text()).into_iter();
+    let results = parse_results(&finished.text()).into_iter();
     let failed: Vec<_> = results.filter(|(case, result)| result == "FAILED" && !is_race(case)).collect();
     assert!(failed.is_empty(), "{failed:?}");
-    assert!(finished.text().contains("All operations completed"), "{}", finished.text());
+    let text = finished.text();
+    assert!(text.contains("All operations completed"), "seed {}: {text}", seed());
 }

@@ -22,8 +22,8 @@ const REQUEST_QUEUES: u16 = 2;
 
 /// Returns the program of the guests, built as a static program by the compiler of the userland.
 fn program() -> &'static [u8] {
-    static MADE: OnceLock<Vec<u8>> = OnceLock::new();
-    MADE.get_or_init(|| {
+    static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
+    BUILT.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let daemon = Daemon::pinhole(folder.path()).unwrap().argument("--tag=out").start().unwrap();
         let made = Guest::uml()
@@ -86,7 +86,7 @@ fn md5(path: &Path) -> String {
 }
 
 /// Returns how many KiB of a file a process has in memory, and its share of them (PSS).
-fn held(process: u32, name: &str) -> (u64, u64) {
+fn resident_kib(process: u32, name: &str) -> (u64, u64) {
     let map = fs::read_to_string(format!("/proc/{process}/smaps")).unwrap();
     let mut within = false;
     let mut sums = (0, 0);
@@ -178,7 +178,7 @@ fn guest_loads_stores_of_another_without_system_call() {
     }
     // Both guests have the page in memory, and it exists once.
     for guest in &running {
-        let (resident, proportional) = held(guest.id(), "page");
+        let (resident, proportional) = resident_kib(guest.id(), "page");
         assert!(resident >= 4 && proportional * 2 <= resident, "{proportional} KiB of {resident}");
     }
     fs::write(folder.path().join("seen"), "").unwrap();

@@ -52,7 +52,7 @@ impl HostView {
     /// Reads everything below `top`.
     pub(crate) fn of(top: &Path) -> Self {
         let mut objects = BTreeMap::new();
-        enter(top, b"below", &mut objects);
+        read_below(top, b"below", &mut objects);
         Self { objects }
     }
 
@@ -74,13 +74,14 @@ impl HostView {
 
     /// Returns one line for every object, in the form of the guest's `posix.py manifest`, sorted.
     pub(crate) fn manifest(&self) -> Vec<String> {
-        let mut lines: Vec<_> = self.objects.iter().map(|(path, object)| line(path, object)).collect();
+        let mut lines: Vec<_> =
+            self.objects.iter().map(|(path, object)| manifest_line(path, object)).collect();
         lines.sort();
         lines
     }
 }
 
-fn line(path: &[u8], object: &Object) -> String {
+fn manifest_line(path: &[u8], object: &Object) -> String {
     let kind = object.kind();
     let status = &object.status;
     let content = match (kind, &object.content) {
@@ -102,7 +103,7 @@ fn line(path: &[u8], object: &Object) -> String {
     )
 }
 
-fn enter(folder: &Path, relative: &[u8], objects: &mut BTreeMap<Vec<u8>, Object>) {
+fn read_below(folder: &Path, relative: &[u8], objects: &mut BTreeMap<Vec<u8>, Object>) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name();
@@ -118,7 +119,7 @@ fn enter(folder: &Path, relative: &[u8], objects: &mut BTreeMap<Vec<u8>, Object>
         if status.is_dir() && name != NOT_ENTERED {
             // A tree of a hundred levels with long names has paths longer than PATH_MAX only past
             // this depth.
-            enter(&path, &key, objects);
+            read_below(&path, &key, objects);
         }
         objects.insert(key, Object { status, content, attributes: attributes(&path) });
     }
@@ -158,6 +159,6 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn the_checksum_is_zlibs() {
+fn crc32_is_that_of_zlib() {
     assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
 }

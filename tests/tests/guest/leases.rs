@@ -22,7 +22,7 @@ const SCRIPT: &str = "
     ";
 
 #[test]
-fn guest_goes_on_while_its_programs_wait_for_leases() {
+fn guest_continues_while_its_programs_wait_for_leases() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     for name in ["leased", "cut", "other"] {

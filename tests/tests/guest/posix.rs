@@ -100,15 +100,15 @@ const MODES: [(&str, &[&str]); 5] = [
 ];
 
 /// First boot: the default mode, the optional features, and a second mount of the first folder.
-struct Default {
+struct DefaultBoot {
     report: Report,
     plain: HostView,
     rich: HostView,
     host_statfs: String,
 }
 
-fn in_default_mode() -> &'static Default {
-    static BOOTED: OnceLock<Default> = OnceLock::new();
+fn in_default_mode() -> &'static DefaultBoot {
+    static BOOTED: OnceLock<DefaultBoot> = OnceLock::new();
     BOOTED.get_or_init(|| {
         let (plain, rich) = (Shared::new(), Shared::new());
         let daemons = vec![
@@ -117,12 +117,12 @@ fn in_default_mode() -> &'static Default {
             ("rich", serve(&rich.path, "rich", &["--profile=full", "--xattr", "--posix-acl"])),
         ];
         let report = boot(ALL_CASES, daemons);
-        let told = rustix::fs::statvfs(&plain.path).unwrap();
-        Default {
+        let host = rustix::fs::statvfs(&plain.path).unwrap();
+        DefaultBoot {
             report,
             plain: HostView::of(&plain.path),
             rich: HostView::of(&rich.path),
-            host_statfs: format!("{} {} {}", told.f_frsize, told.f_blocks, told.f_namemax),
+            host_statfs: format!("{} {} {}", host.f_frsize, host.f_blocks, host.f_namemax),
         }
     })
 }
@@ -149,7 +149,7 @@ fn in_other_modes() -> &'static (Report, Vec<HostView>) {
 
 /// Checks that the case had the same results on the share and on the guest's ext4. Returns the
 /// boot, for checks on the host.
-fn as_on_a_local_directory(case: &str) -> &'static Default {
+fn assert_as_on_a_local_directory(case: &str) -> &'static DefaultBoot {
     let booted = in_default_mode();
     let place = if booted.report.cases("rich").contains(&case) { "rich" } else { "plain" };
     let found = booted.report.differences(case, place, "local", &DIFFERENCES);
@@ -157,7 +157,7 @@ fn as_on_a_local_directory(case: &str) -> &'static Default {
     booted
 }
 
-fn in_mode(tag: &str) {
+fn assert_mode_is_as_local(tag: &str) {
     let (report, views) = in_other_modes();
     let cases: Vec<_> = report.cases("local");
     assert!(cases.len() > 20, "only {cases:?} ran: {}", report.ended);
@@ -165,14 +165,14 @@ fn in_mode(tag: &str) {
         cases.iter().flat_map(|case| report.differences(case, tag, "local", &DIFFERENCES)).collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
     let view = MODES.iter().zip(views).find(|((mode, _), _)| *mode == tag).unwrap().1;
-    same_manifest(report, tag, view);
+    assert_same_manifest(report, tag, view);
 }
 
 /// Upper bound, with a writeback cache, on the difference between the host's modification time and
 /// the guest's.
 const LATER_MAX_NS: i128 = 1_000_000_000;
 
-fn same_manifest(report: &Report, place: &str, view: &HostView) {
+fn assert_same_manifest(report: &Report, place: &str, view: &HostView) {
     let mut guest = report.lines(place, "manifest").to_vec();
     guest.sort();
     let host = view.manifest();
@@ -203,7 +203,7 @@ fn without_time(line: &str) -> (String, i128) {
 
 #[test]
 fn a_file_is_created_written_and_read() {
-    let host = &as_on_a_local_directory("create_read_write").plain;
+    let host = &assert_as_on_a_local_directory("create_read_write").plain;
     assert_eq!(host.at("create_read_write/file").permissions(), 0o644);
     let expected: Vec<u8> = (0..4096).flat_map(|_| 0..=255).collect();
     assert!(host.content("create_read_write/large") == expected);
@@ -211,27 +211,27 @@ fn a_file_is_created_written_and_read() {
 
 #[test]
 fn append_of_every_writer_goes_to_the_end() {
-    let host = &as_on_a_local_directory("append").plain;
+    let host = &assert_as_on_a_local_directory("append").plain;
     assert_eq!(host.content("append/log"), b"X12345end!?");
 }
 
 #[test]
-fn truncation_cuts_and_grows_with_zeros() {
-    let host = &as_on_a_local_directory("truncate").plain;
+fn truncation_shortens_and_extends_with_zeros() {
+    let host = &assert_as_on_a_local_directory("truncate").plain;
     assert_eq!(host.at("truncate/file").status.len(), 0);
     assert_eq!(host.at("truncate/far").status.len(), (5 << 30) + 8);
 }
 
 #[test]
 fn rename_replaces_the_old_file() {
-    let host = &as_on_a_local_directory("rename_over").plain;
+    let host = &assert_as_on_a_local_directory("rename_over").plain;
     assert_eq!(host.content("rename_over/renamed/below/moved"), b"old");
     assert!(!host.has("rename_over/old") && !host.has("rename_over/full"));
 }
 
 #[test]
 fn rename_supports_exchange_noreplace_and_whiteout() {
-    let host = &as_on_a_local_directory("rename_with_flags").plain;
+    let host = &assert_as_on_a_local_directory("rename_with_flags").plain;
     assert_eq!(host.content("rename_with_flags/b/inside"), b"inside");
     assert_eq!(host.content("rename_with_flags/folder"), b"a");
     let whiteout = &host.at("rename_with_flags/c").status;
@@ -241,7 +241,7 @@ fn rename_supports_exchange_noreplace_and_whiteout() {
 
 #[test]
 fn hard_links_are_one_file() {
-    let host = &as_on_a_local_directory("hard_links").plain;
+    let host = &assert_as_on_a_local_directory("hard_links").plain;
     let (pointer, twin) = (host.at("hard_links/pointer"), host.at("hard_links/pointers-twin"));
     assert_eq!(pointer.status.ino(), twin.status.ino());
     assert_eq!(host.content("hard_links/two"), b"lin");
@@ -250,7 +250,7 @@ fn hard_links_are_one_file() {
 
 #[test]
 fn guest_resolves_symbolic_links_with_unchanged_targets() {
-    let host = &as_on_a_local_directory("symbolic_links").plain;
+    let host = &assert_as_on_a_local_directory("symbolic_links").plain;
     assert_eq!(host.content("symbolic_links/bytes"), b"\xff\xfe");
     assert_eq!(host.content("symbolic_links/absolute"), b"/proc/self/root/etc/passwd");
     assert_eq!(host.at("symbolic_links/link").status.uid(), 1234);
@@ -258,14 +258,14 @@ fn guest_resolves_symbolic_links_with_unchanged_targets() {
 }
 
 #[test]
-fn a_file_lives_on_without_a_name() {
-    let host = &as_on_a_local_directory("unlink_while_open").plain;
+fn open_file_keeps_its_data_without_a_name() {
+    let host = &assert_as_on_a_local_directory("unlink_while_open").plain;
     assert_eq!(host.content("unlink_while_open/file"), b"another");
 }
 
 #[test]
 fn an_unnamed_file_gets_a_name_by_linkat() {
-    let host = &as_on_a_local_directory("unnamed_file_gets_a_name").plain;
+    let host = &assert_as_on_a_local_directory("unnamed_file_gets_a_name").plain;
     assert_eq!(host.content("unnamed_file_gets_a_name/named"), b"from nowhere, still writing");
     assert_eq!(host.at("unnamed_file_gets_a_name/named").permissions(), 0o640);
     assert!(!host.has("unnamed_file_gets_a_name/never"));
@@ -273,14 +273,14 @@ fn an_unnamed_file_gets_a_name_by_linkat() {
 
 #[test]
 fn fifos_sockets_and_devices_work_in_the_guest() {
-    let host = &as_on_a_local_directory("special_files").plain;
+    let host = &assert_as_on_a_local_directory("special_files").plain;
     assert!(host.at("special_files/fifo").status.file_type().is_fifo());
     assert!(host.at("special_files/socket").status.file_type().is_socket());
 }
 
 #[test]
 fn device_nodes_are_made_and_used_in_the_guest() {
-    let host = &as_on_a_local_directory("device_nodes").plain;
+    let host = &assert_as_on_a_local_directory("device_nodes").plain;
     let device = &host.at("device_nodes/null").status;
     assert!(device.file_type().is_char_device());
     assert_eq!(device.rdev(), 0x103);
@@ -289,13 +289,13 @@ fn device_nodes_are_made_and_used_in_the_guest() {
 
 #[test]
 fn directories_are_made_listed_and_removed() {
-    let host = &as_on_a_local_directory("directories").plain;
+    let host = &assert_as_on_a_local_directory("directories").plain;
     assert!(host.has("directories/a/299") && !host.has("directories/a/b"));
 }
 
 #[test]
 fn modes_and_owners_hold_for_root_and_for_other_users() {
-    let host = &as_on_a_local_directory("modes_and_owners").plain;
+    let host = &assert_as_on_a_local_directory("modes_and_owners").plain;
     let users = host.at("modes_and_owners/users");
     assert_eq!((users.status.uid(), users.status.gid(), users.permissions()), (1000, 2000, 0o600));
     assert_eq!(host.at("modes_and_owners/roots").status.uid(), 4_000_000_000);
@@ -303,34 +303,34 @@ fn modes_and_owners_hold_for_root_and_for_other_users() {
 
 #[test]
 fn privileged_bits_drop_on_write_truncation_and_chown() {
-    let host = &as_on_a_local_directory("privileges_drop").plain;
+    let host = &assert_as_on_a_local_directory("privileges_drop").plain;
     assert_eq!(host.at("privileges_drop/given").permissions(), 0o755);
 }
 
 #[test]
-fn a_setgid_directory_hands_its_group_on() {
-    let host = &as_on_a_local_directory("setgid_directory").plain;
+fn new_files_get_the_group_of_a_setgid_directory() {
+    let host = &assert_as_on_a_local_directory("setgid_directory").plain;
     let below = host.at("setgid_directory/shared/folder/below");
     assert_eq!((below.status.uid(), below.status.gid(), below.permissions()), (1000, 2000, 0o2755));
 }
 
 #[test]
 fn sticky_directory_protects_files_of_other_users() {
-    let host = &as_on_a_local_directory("sticky_directory").plain;
+    let host = &assert_as_on_a_local_directory("sticky_directory").plain;
     assert_eq!(host.at("sticky_directory/sticky").permissions(), 0o1777);
     assert!(host.has("sticky_directory/sticky/roots"));
 }
 
 #[test]
-fn the_umask_is_the_guests() {
-    let host = &as_on_a_local_directory("umasks").plain;
+fn guest_applies_the_umask() {
+    let host = &assert_as_on_a_local_directory("umasks").plain;
     assert_eq!(host.at("umasks/file-27").permissions(), 0o640);
     assert_eq!(host.at("umasks/folder-0").permissions(), 0o777);
 }
 
 #[test]
 fn times_are_kept_to_the_nanosecond() {
-    let host = &as_on_a_local_directory("times").plain;
+    let host = &assert_as_on_a_local_directory("times").plain;
     let file = host.at("times/open-to-all");
     assert_eq!(file.modified_ns(), 1_600_000_000_000_000_002);
     assert_eq!((file.status.atime(), file.status.atime_nsec()), (1_600_000_000, 1));
@@ -339,18 +339,18 @@ fn times_are_kept_to_the_nanosecond() {
 
 #[test]
 fn statfs_describes_the_hosts_file_system() {
-    let booted = as_on_a_local_directory("statfs");
+    let booted = assert_as_on_a_local_directory("statfs");
     assert_eq!(booted.report.lines("plain", "statfs_numbers"), std::slice::from_ref(&booted.host_statfs));
 }
 
 #[test]
 fn statx_returns_the_birth_time() {
-    as_on_a_local_directory("birth");
+    assert_as_on_a_local_directory("birth");
 }
 
 #[test]
 fn extended_attributes_are_kept() {
-    let host = &as_on_a_local_directory("extended_attributes").rich;
+    let host = &assert_as_on_a_local_directory("extended_attributes").rich;
     let attributes = &host.at("extended_attributes/renamed").attributes;
     assert_eq!(attributes[b"user.one".as_slice()], b"second");
     assert_eq!(attributes[b"user.\xff\xfe".as_slice()], b"\x00\x01\x00");
@@ -358,7 +358,7 @@ fn extended_attributes_are_kept() {
 
 #[test]
 fn trusted_attributes_need_root_and_capabilities_drop_on_write() {
-    let host = &as_on_a_local_directory("attributes_of_the_system").rich;
+    let host = &assert_as_on_a_local_directory("attributes_of_the_system").rich;
     let attributes = &host.at("attributes_of_the_system/file").attributes;
     assert_eq!(attributes[b"trusted.secret".as_slice()], b"root only");
     assert!(!attributes.contains_key(b"security.capability".as_slice()));
@@ -366,7 +366,7 @@ fn trusted_attributes_need_root_and_capabilities_drop_on_write() {
 
 #[test]
 fn access_control_lists_grant_refuse_and_are_inherited() {
-    let host = &as_on_a_local_directory("access_control_lists").rich;
+    let host = &assert_as_on_a_local_directory("access_control_lists").rich;
     let inherited = &host.at("access_control_lists/folder/file").attributes;
     assert!(inherited.contains_key(b"system.posix_acl_access".as_slice()));
     assert_eq!(host.at("access_control_lists/folder").permissions(), 0o2775);
@@ -374,7 +374,7 @@ fn access_control_lists_grant_refuse_and_are_inherited() {
 
 #[test]
 fn sparse_copies_contain_what_programs_stored() {
-    let host = &as_on_a_local_directory("sparse_copies").plain;
+    let host = &assert_as_on_a_local_directory("sparse_copies").plain;
     for copy in ["cp", "tar"] {
         let content = host.content(format!("sparse_copies/{copy}"));
         assert_eq!(content.get(20 * 4096..20 * 4096 + 6), Some(b"stored".as_slice()), "{copy}");
@@ -383,7 +383,7 @@ fn sparse_copies_contain_what_programs_stored() {
 
 #[test]
 fn a_sparse_file_stays_sparse_on_the_host() {
-    let host = &as_on_a_local_directory("sparse_file").plain;
+    let host = &assert_as_on_a_local_directory("sparse_file").plain;
     let status = &host.at("sparse_file/holes").status;
     assert_eq!(status.len(), 409_600);
     assert_eq!(status.blocks(), 24);
@@ -391,24 +391,24 @@ fn a_sparse_file_stays_sparse_on_the_host() {
 
 #[test]
 fn ranges_are_punched_zeroed_and_reserved() {
-    let host = &as_on_a_local_directory("fallocate_ranges").plain;
+    let host = &assert_as_on_a_local_directory("fallocate_ranges").plain;
     assert_eq!(host.at("fallocate_ranges/file").status.len(), 30 * 4096);
 }
 
 #[test]
-fn ranges_are_not_cut_out_or_put_in() {
-    as_on_a_local_directory("fallocate_shifts");
+fn fallocate_refuses_to_collapse_and_insert_ranges() {
+    assert_as_on_a_local_directory("fallocate_shifts");
 }
 
 #[test]
 fn ranges_are_copied_from_file_to_file() {
-    let host = &as_on_a_local_directory("copy_file_range").plain;
+    let host = &assert_as_on_a_local_directory("copy_file_range").plain;
     assert_eq!(host.at("copy_file_range/target").status.len(), 5050);
 }
 
 #[test]
 fn a_shared_mapping_is_the_file() {
-    let host = &as_on_a_local_directory("mmap_shared").plain;
+    let host = &assert_as_on_a_local_directory("mmap_shared").plain;
     assert!(host.content("mmap_shared/file").starts_with(b"Zaaaaaaaaa"));
     assert!(host.content("mmap_shared/file").ends_with(&[b'a'; 4091]));
     assert_eq!(host.content("mmap_shared/file").get(8192..8197), Some(b"CHILD".as_slice()));
@@ -417,35 +417,35 @@ fn a_shared_mapping_is_the_file() {
 
 #[test]
 fn a_private_mapping_is_a_copy() {
-    let host = &as_on_a_local_directory("mmap_private").plain;
+    let host = &assert_as_on_a_local_directory("mmap_private").plain;
     assert_eq!(host.content("mmap_private/file"), b"pppppppppp");
 }
 
 #[test]
 fn direct_io_reads_and_writes_whole_blocks() {
-    let host = &as_on_a_local_directory("direct_io").plain;
+    let host = &assert_as_on_a_local_directory("direct_io").plain;
     assert_eq!(host.at("direct_io/file").status.len(), 8 * 4096);
 }
 
 #[test]
 fn syncing_succeeds_in_all_its_forms() {
-    let host = &as_on_a_local_directory("syncing").plain;
+    let host = &assert_as_on_a_local_directory("syncing").plain;
     assert_eq!(host.content("syncing/file"), b"DSYNCx");
 }
 
 #[test]
 fn programs_run_from_the_share() {
-    as_on_a_local_directory("executing");
+    assert_as_on_a_local_directory("executing");
 }
 
 #[test]
 fn locks_hold_between_the_processes_of_one_guest() {
-    as_on_a_local_directory("locks_between_processes");
+    assert_as_on_a_local_directory("locks_between_processes");
 }
 
 #[test]
 fn every_name_of_up_to_255_bytes_is_kept() {
-    let host = &as_on_a_local_directory("names").plain;
+    let host = &assert_as_on_a_local_directory("names").plain;
     assert_eq!(host.content(b"names/\xff\xfe\x80"), b"\xff\xfe\x80");
     assert!(host.has(&format!("names/{}", "m".repeat(255))));
     assert_eq!(host.content(b"names/new\nline"), b"new\nline");
@@ -453,14 +453,14 @@ fn every_name_of_up_to_255_bytes_is_kept() {
 
 #[test]
 fn a_path_of_a_hundred_levels_is_walked() {
-    let host = &as_on_a_local_directory("deep_path").plain;
+    let host = &assert_as_on_a_local_directory("deep_path").plain;
     let levels: Vec<_> = (0..100).map(|level| format!("level-{level:03}")).collect();
     assert_eq!(host.content(format!("deep_path/{}/bottom", levels.join("/"))), b"a hundred levels down");
 }
 
 #[test]
 fn twenty_thousand_entries_are_listed_while_they_change() {
-    let booted = as_on_a_local_directory("many_entries");
+    let booted = assert_as_on_a_local_directory("many_entries");
     let lines = booted.report.lines("plain", "many_entries");
     assert_eq!(
         lines.get(1..4).unwrap().join(", "),
@@ -469,7 +469,7 @@ fn twenty_thousand_entries_are_listed_while_they_change() {
 }
 
 #[test]
-fn two_mounts_are_separate_and_two_of_one_agree() {
+fn two_shares_are_separate_and_two_mounts_of_one_agree() {
     let booted = in_default_mode();
     let expected = [
         "seen by the twin: b'one'",
@@ -487,13 +487,13 @@ fn two_mounts_are_separate_and_two_of_one_agree() {
 
 #[test]
 fn the_share_is_an_overlays_lower_layer() {
-    let host = &as_on_a_local_directory("overlay_lower").rich;
+    let host = &assert_as_on_a_local_directory("overlay_lower").rich;
     assert_eq!(host.content("overlay_lower/lower/file"), b"from below");
 }
 
 #[test]
 fn the_share_is_an_overlays_upper_layer() {
-    let host = &as_on_a_local_directory("overlay_upper").rich;
+    let host = &assert_as_on_a_local_directory("overlay_upper").rich;
     assert_eq!(host.content("overlay_upper/upper/file"), b"from below, changed above");
     let hidden = &host.at("overlay_upper/upper/hard").status;
     assert!(hidden.file_type().is_char_device());
@@ -503,12 +503,12 @@ fn the_share_is_an_overlays_upper_layer() {
 #[test]
 fn the_host_sees_exactly_what_the_guest_sees() {
     let booted = in_default_mode();
-    same_manifest(&booted.report, "plain", &booted.plain);
-    same_manifest(&booted.report, "rich", &booted.rich);
+    assert_same_manifest(&booted.report, "plain", &booted.plain);
+    assert_same_manifest(&booted.report, "rich", &booted.rich);
 }
 
 #[test]
-fn no_case_runs_without_a_test_of_its_own() {
+fn every_case_of_the_scripts_has_its_own_test() {
     let booted = in_default_mode();
     let source = include_str!("posix.rs");
     let without = booted
@@ -520,7 +520,7 @@ fn no_case_runs_without_a_test_of_its_own() {
 }
 
 #[test]
-fn the_daemons_end_with_their_guests_and_without_complaint() {
+fn daemons_end_with_their_guests_and_print_no_error() {
     for report in [&in_default_mode().report, &in_other_modes().0] {
         for (name, ended, stderr) in &report.daemons {
             assert_eq!(ended, "exit status: 0", "{name}: {stderr}");
@@ -530,26 +530,26 @@ fn the_daemons_end_with_their_guests_and_without_complaint() {
 }
 
 #[test]
-fn the_same_happens_with_no_cache() {
-    in_mode("never");
+fn cases_have_local_results_with_cache_never() {
+    assert_mode_is_as_local("never");
 }
 
 #[test]
-fn the_same_happens_with_no_cache_but_of_mappings() {
-    in_mode("strict");
+fn cases_have_local_results_with_cache_strict() {
+    assert_mode_is_as_local("strict");
 }
 
 #[test]
-fn the_same_happens_with_every_cache() {
-    in_mode("exclusive");
+fn cases_have_local_results_with_cache_exclusive() {
+    assert_mode_is_as_local("exclusive");
 }
 
 #[test]
-fn the_same_happens_with_a_metadata_cache() {
-    in_mode("metadata");
+fn cases_have_local_results_with_cache_metadata() {
+    assert_mode_is_as_local("metadata");
 }
 
 #[test]
-fn the_same_happens_with_a_writeback_cache() {
-    in_mode("writeback");
+fn cases_have_local_results_with_writeback() {
+    assert_mode_is_as_local("writeback");
 }

@@ -2,7 +2,7 @@
 //! ext4?
 //!
 //! One boot runs every caller, operation and mode on an ext4 image of the guest and on shares. Each
-//! difference has a reason, [`why`], which docs/use/compatibility.md explains.
+//! difference has a reason, [`reason_for`], which docs/use/compatibility.md explains.
 
 use super::cases::{Shared, boot, serve};
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ const PLACES: [(&str, &[&str]); 3] =
 /// Returns why a line differs from that of the local directory, or `None` if it must not.
 ///
 /// A line is `OWNER OPERATION MODE: MODE-AFTERWARDS ERRNO`.
-fn why((place, caller): (&str, &str), seen: &str, local: &str) -> Option<&'static str> {
+fn reason_for((place, caller): (&str, &str), seen: &str, local: &str) -> Option<&'static str> {
     let ((what, here), (_, there)) = (seen.split_once(": ")?, local.split_once(": ")?);
     let ((mode, ended), (local_mode, local_ended)) = (here.split_once(' ')?, there.split_once(' ')?);
     let (operation, before) = what.rsplit_once(' ')?;
@@ -59,7 +59,7 @@ fn privileged_bits_drop_as_on_a_local_file_system() {
             let (here, local) = (report.lines(place, caller), report.lines("local", caller));
             assert_eq!((here.len(), local.len()), (2 * 10 * 2, 2 * 10 * 2), "{caller} on {place}");
             for (seen, expected) in here.iter().zip(local).filter(|(seen, expected)| seen != expected) {
-                match why((place, caller), seen, expected) {
+                match reason_for((place, caller), seen, expected) {
                     // For root a share behaves as a local directory, if it is in the requests.
                     Some(reason) if *caller != "root" || place == "idmap" => drop(reasons.insert(reason)),
                     _ => found.push(format!("{place} {caller}: {seen}, local {expected}")),

@@ -22,26 +22,30 @@ fn booted() -> &'static Report {
 }
 
 #[track_caller]
-fn is_as_local(case: &str, has: &str) {
+fn assert_same_as_local(case: &str, expected_line: &str) {
     let report = booted();
     let (_, ended, stderr) = &report.daemons[0];
     assert!(ended.contains("exit status: 0"), "{ended}: {stderr}");
-    assert!(report.lines("local", case).iter().any(|line| line == has), "{:?}", report.lines("local", case));
+    assert!(
+        report.lines("local", case).iter().any(|line| line == expected_line),
+        "{:?}",
+        report.lines("local", case)
+    );
     let found = report.differences(case, "share", "local", &[]);
     assert!(found.is_empty(), "{}\nall: {:#?}", found.join("\n"), report.lines("share", case));
 }
 
 #[test]
 fn root_of_user_namespace_makes_files_in_closed_directories() {
-    is_as_local("namespace", "closed-0 create: ok");
+    assert_same_as_local("namespace", "closed-0 create: ok");
 }
 
 #[test]
 fn plain_user_cannot_create_in_closed_directories() {
-    is_as_local("plain", "closed-500 create: EACCES");
+    assert_same_as_local("plain", "closed-500 create: EACCES");
 }
 
 #[test]
 fn rootless_overlay_has_its_upper_layer_on_the_share() {
-    is_as_local("overlay", "mount: 0 ");
+    assert_same_as_local("overlay", "mount: 0 ");
 }

@@ -7,7 +7,7 @@ use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::{Device, Guest, Share};
 
 /// Writes, reads back and lists through a share under QEMU. The host checks the files.
-fn serves(device: Device, request_queues: u16) {
+fn assert_served(device: Device, request_queues: u16) {
     let shared = tempfile::tempdir().unwrap();
     fs::write(shared.path().join("from-host"), "hello").unwrap();
     let daemon = Daemon::pinhole(shared.path())
@@ -33,15 +33,15 @@ fn serves(device: Device, request_queues: u16) {
 
 #[test]
 fn stock_qemu_with_one_request_queue_is_served() {
-    serves(Device::FsPci, 1);
+    assert_served(Device::FsPci, 1);
 }
 
 #[test]
 fn stock_qemu_with_two_request_queues_is_served() {
-    serves(Device::FsPci, 2);
+    assert_served(Device::FsPci, 2);
 }
 
 #[test]
-fn device_that_reads_its_configuration_is_served() {
-    serves(Device::TestPci, 8);
+fn qemu_device_configured_by_the_daemon_is_served() {
+    assert_served(Device::TestPci, 8);
 }

@@ -21,7 +21,7 @@ fn share() -> TempDir {
 }
 
 /// Returns the processes with `word` in their command lines.
-fn with_argument(word: &str) -> Vec<u32> {
+fn processes_with_argument(word: &str) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let numbers = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
     numbers
@@ -41,7 +41,7 @@ fn a_start_is_timed_to_the_ready_line() {
 }
 
 #[test]
-fn a_daemon_that_ends_instead_is_no_start() {
+fn daemon_that_ends_before_its_ready_line_is_an_error() {
     let missing = share().path().join("missing");
     let error = Daemon::pinhole(&missing).unwrap().time_to_ready().unwrap_err();
     let DaemonError::NotReady { stderr, .. } = &error else { panic!("{error}") };
@@ -54,7 +54,12 @@ fn daemon_of_two_processes_ends_completely() {
     let share = share();
     let daemon = Daemon::virtiofsd_sandboxed(share.path()).unwrap().start().unwrap();
     let socket = daemon.socket().display().to_string();
-    assert_eq!(with_argument(&socket).len(), 2, "the peer has changed: {}", daemon.stderr());
+    assert_eq!(
+        processes_with_argument(&socket).len(),
+        2,
+        "virtiofsd has another number of processes: {}",
+        daemon.stderr()
+    );
     drop(daemon);
-    eventually("no process of the daemon is left", || with_argument(&socket).is_empty());
+    eventually("no process of the daemon is left", || processes_with_argument(&socket).is_empty());
 }

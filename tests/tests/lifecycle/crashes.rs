@@ -20,7 +20,7 @@ use vhost::vhost_user::VhostUserFrontend as _;
 
 const PAGE: u64 = 4096;
 /// Address of memory that is truncated.
-const CUT: u64 = 1 << 40;
+const TRUNCATED_AT: u64 = 1 << 40;
 
 fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
@@ -28,11 +28,11 @@ fn pid(number: u32) -> Pid {
 
 /// Checks that this signal ends the daemon and that the supervisor reports it.
 #[track_caller]
-fn ended_by(mut daemon: Serving, serving: u32, signal: Signal, name: &str) -> String {
+fn wait_for_end_by(mut daemon: Serving, serving: u32, signal: Signal, name: &str) -> String {
     let ended = daemon.wait_at_most(LIMIT).unwrap();
     let stderr = daemon.stderr();
-    let said = format!("the serving process {serving} was ended by {name}");
-    assert!(stderr.contains(&said), "no `{said}` in {stderr}");
+    let report = format!("the serving process {serving} was ended by {name}");
+    assert!(stderr.contains(&report), "no `{report}` in {stderr}");
     assert_eq!(ended.and_then(|status| status.signal()), Some(signal.as_raw()), "{stderr}");
     stderr
 }
@@ -54,20 +54,20 @@ fn a_signal_is_reported_by_its_name() {
         bench.is_alive().unwrap();
         let serving = bench.daemon.serving_id();
         kill_process(pid(serving), signal).unwrap();
-        let stderr = ended_by(bench.daemon, serving, signal, name);
+        let stderr = wait_for_end_by(bench.daemon, serving, signal, name);
         assert!(stderr.contains("ERROR"), "{stderr}");
     }
 }
 
 #[test]
-fn memory_cut_short_is_reported_as_sigbus() {
+fn access_to_truncated_guest_memory_is_reported_as_sigbus() {
     let mut bench = Bench::new().unwrap();
     let serving = bench.daemon.serving_id();
-    let memory: File = rustix::fs::memfd_create(c"cut", MemfdFlags::CLOEXEC).unwrap().into();
+    let memory: File = rustix::fs::memfd_create(c"truncated", MemfdFlags::CLOEXEC).unwrap().into();
     memory.set_len(2 * PAGE).unwrap();
     let region = VhostUserMemoryRegionInfo {
-        guest_phys_addr: CUT,
-        userspace_addr: CUT,
+        guest_phys_addr: TRUNCATED_AT,
+        userspace_addr: TRUNCATED_AT,
         memory_size: 2 * PAGE,
         mmap_offset: 0,
         mmap_handle: memory.as_raw_fd(),
@@ -76,19 +76,19 @@ fn memory_cut_short_is_reported_as_sigbus() {
     bench.is_alive().unwrap();
     memory.set_len(PAGE).unwrap();
     let (queue, guest_memory) = bench.guest.queue(1).unwrap();
-    let message = Descriptor { address: CUT + PAGE, len: 40, flags: 0, next: 0 };
+    let message = Descriptor { address: TRUNCATED_AT + PAGE, len: 40, flags: 0, next: 0 };
     queue.write_table(guest_memory, queue.place().descriptors, &[message]).unwrap();
     queue.offer(guest_memory, 0).unwrap();
     queue.kick().unwrap();
-    ended_by(bench.daemon, serving, Signal::BUS, "SIGBUS");
+    wait_for_end_by(bench.daemon, serving, Signal::BUS, "SIGBUS");
 }
 
 #[test]
 fn a_failed_allocation_is_reported_as_sigabrt() {
     let mut bench = Bench::new().unwrap();
     let serving = bench.daemon.serving_id();
-    let none = Rlimit { current: Some(PAGE), maximum: None };
-    rustix::process::prlimit(Some(pid(serving)), Resource::Data, none).unwrap();
+    let one_page = Rlimit { current: Some(PAGE), maximum: None };
+    rustix::process::prlimit(Some(pid(serving)), Resource::Data, one_page).unwrap();
     // Each file that the guest knows uses memory, until the rest of the heap is used up.
     let files = (0..100_000).map(|n| format!("file-{n}"));
     let survived = files.take_while(|name| {
@@ -96,14 +96,14 @@ fn a_failed_allocation_is_reported_as_sigabrt() {
         bench.errno(Frame::new(LOOKUP, ROOT).name(name), 128).is_ok()
     });
     assert_ne!(survived.count(), 100_000, "memory was never short");
-    let stderr = ended_by(bench.daemon, serving, Signal::ABORT, "SIGABRT");
+    let stderr = wait_for_end_by(bench.daemon, serving, Signal::ABORT, "SIGABRT");
     assert!(stderr.contains("memory allocation of"), "{stderr}");
 }
 
 /// A tracer that answers a call instead of the kernel changes its number, and the filter sees that
 /// number.
 #[test]
-fn forbidden_call_report_says_how_to_find_its_number() {
+fn forbidden_call_is_reported_with_a_command_that_finds_it() {
     let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), "content").unwrap();
     let daemon = share.serve(&[]).unwrap();
@@ -124,7 +124,7 @@ fn forbidden_call_report_says_how_to_find_its_number() {
         })
     });
     let asked = guest.submit(fsync, 0).unwrap();
-    let stderr = ended_by(daemon, serving, Signal::SYS, "SIGSYS");
+    let stderr = wait_for_end_by(daemon, serving, Signal::SYS, "SIGSYS");
     assert!(stderr.contains(&format!("--grep 'type=1326.* pid={serving} '")), "{stderr}");
     drop((asked, guest));
     tracer.wait().unwrap();

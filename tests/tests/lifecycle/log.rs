@@ -59,7 +59,7 @@ fn visit(daemon: &mut Serving) {
 /// Checks that two guests are served one after another, and that a signal ends the daemon with
 /// success.
 #[track_caller]
-fn lives(mut daemon: Serving) {
+fn assert_serves_two_guests_and_ends(mut daemon: Serving) {
     visit(&mut daemon);
     visit(&mut daemon);
     daemon.signal(Signal::TERM).unwrap();
@@ -75,7 +75,7 @@ fn folder() -> TempDir {
 fn daemon_survives_a_log_on_a_full_disk() {
     let folder = folder();
     let full = File::options().write(true).open("/dev/full").unwrap();
-    lives(daemon(&folder, &[]).start_with_stderr(full).unwrap());
+    assert_serves_two_guests_and_ends(daemon(&folder, &[]).start_with_stderr(full).unwrap());
 }
 
 #[test]
@@ -83,11 +83,11 @@ fn daemon_survives_the_end_of_its_log_reader() {
     let piped = folder();
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
-    lives(daemon(&piped, &[]).start_with_stderr(writer).unwrap());
+    assert_serves_two_guests_and_ends(daemon(&piped, &[]).start_with_stderr(writer).unwrap());
     let folder = folder();
     let (reader, writer) = UnixStream::pair().unwrap();
     drop(reader);
-    lives(daemon(&folder, &[]).start_with_stderr(OwnedFd::from(writer)).unwrap());
+    assert_serves_two_guests_and_ends(daemon(&folder, &[]).start_with_stderr(OwnedFd::from(writer)).unwrap());
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn log_reader_that_does_not_read_blocks_no_request() {
     let piped = folder();
     let (mut reader, writer) = io::pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
-    lives(daemon(&piped, &[]).start_with_stderr(writer).unwrap());
+    assert_serves_two_guests_and_ends(daemon(&piped, &[]).start_with_stderr(writer).unwrap());
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert!(text.contains(LINE) && text.matches(LINE).count() < LINES, "{text}");
@@ -103,7 +103,7 @@ fn log_reader_that_does_not_read_blocks_no_request() {
     let folder = folder();
     let (mut reader, writer) = UnixStream::pair().unwrap();
     rustix::net::sockopt::set_socket_send_buffer_size(&writer, 4096).unwrap();
-    lives(daemon(&folder, &[]).start_with_stderr(OwnedFd::from(writer)).unwrap());
+    assert_serves_two_guests_and_ends(daemon(&folder, &[]).start_with_stderr(OwnedFd::from(writer)).unwrap());
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert!(text.contains(LINE) && text.matches(LINE).count() < LINES, "{text}");
@@ -145,7 +145,7 @@ fn daemon_survives_a_log_at_its_own_size_limit() {
     fs::write(&log, [b'x'; 8192]).unwrap();
     let appended = File::options().append(true).open(&log).unwrap();
     let daemon = daemon(&folder, &["--policy", policy.to_str().unwrap()]);
-    lives(daemon.start_with_stderr(appended).unwrap());
+    assert_serves_two_guests_and_ends(daemon.start_with_stderr(appended).unwrap());
     let text = fs::read(&log).unwrap();
     assert!(!String::from_utf8_lossy(&text).contains(LINE), "the limit holds for the log as well");
 }
@@ -161,7 +161,7 @@ fn daemon_survives_an_inherited_size_limit_of_the_log() {
         let appended = File::options().append(true).open(&log).unwrap();
         let limited = ["/bin/sh", "-c", "ulimit -f 8; exec \"$@\"", "sh"].map(PathBuf::from);
         let daemon = daemon(&folder, &["--profile", profile]).under(limited);
-        lives(daemon.start_with_stderr(Stdio::from(appended)).unwrap());
+        assert_serves_two_guests_and_ends(daemon.start_with_stderr(Stdio::from(appended)).unwrap());
         assert_eq!(log.metadata().unwrap().len(), 8192);
     }
 }

@@ -23,7 +23,7 @@ const LEFT_KIB: u64 = 1536;
 
 /// Returns the memory of a daemon whose guest has mounted and sent one request. A connection is
 /// accepted when all of the last one has ended.
-fn with_a_small_guest(daemon: &Serving) -> u64 {
+fn memory_with_small_guest_kib(daemon: &Serving) -> u64 {
     let guest = visit(daemon).unwrap();
     let footprint = Footprint::of(daemon.serving_id()).unwrap();
     drop(guest);
@@ -31,7 +31,7 @@ fn with_a_small_guest(daemon: &Serving) -> u64 {
 }
 
 #[test]
-fn the_memory_of_a_large_guest_goes_with_it() {
+fn daemon_returns_the_memory_of_a_large_guest() {
     const FILES: usize = 200_000;
     // In memory, because a busy disk takes minutes for so many files.
     let folder = tempfile::Builder::new().prefix("pinhole-memory-").tempdir_in("/dev/shm").unwrap();
@@ -40,14 +40,14 @@ fn the_memory_of_a_large_guest_goes_with_it() {
     }
     let daemon = Daemon::pinhole(folder.path()).unwrap().confined_to(folder.path());
     let daemon = daemon.argument("--keep-listening").start().unwrap();
-    let fresh = with_a_small_guest(&daemon);
+    let fresh = memory_with_small_guest_kib(&daemon);
     let mut guest = visit(&daemon).unwrap();
     let listed = list_all(&mut guest);
     assert!(listed >= FILES, "{listed}");
     let held = Footprint::of(daemon.serving_id()).unwrap().anonymous_kib;
     assert!(held > fresh + 16 * 1024, "{FILES} inodes take {} KiB", held - fresh);
     drop(guest);
-    let after = with_a_small_guest(&daemon);
+    let after = memory_with_small_guest_kib(&daemon);
     println!(
         "{fresh} KiB with a small guest, {held} KiB with {FILES} inodes, {after} KiB with a small guest after it"
     );

@@ -31,7 +31,7 @@ fn getattr() -> Frame {
 
 /// Checks that the daemon ends by itself, with success.
 #[track_caller]
-fn ends_well(daemon: &mut Serving) {
+fn assert_ends_successfully(daemon: &mut Serving) {
     let status = daemon.wait_at_most(LIMIT).unwrap();
     let status = status.unwrap_or_else(|| panic!("still running:\n{}", daemon.stderr()));
     assert!(status.success(), "{status}:\n{}", daemon.stderr());
@@ -51,19 +51,19 @@ fn the_daemon_ends_when_its_only_vmm_goes_away() {
     let (_folder, mut daemon) = Bench::serve(&[]).unwrap();
     let socket = daemon.socket().to_owned();
     drop(visit(&daemon).unwrap());
-    ends_well(&mut daemon);
-    assert!(!socket.exists(), "its socket is left behind");
+    assert_ends_successfully(&mut daemon);
+    assert!(!socket.exists(), "the socket still exists");
 }
 
 #[test]
-fn a_second_guest_is_served_where_it_keeps_listening() {
+fn second_guest_is_served_with_keep_listening() {
     let (_folder, mut daemon) = Bench::serve(&["--keep-listening"]).unwrap();
     for _ in 0..20 {
         drop(visit(&daemon).unwrap());
     }
     assert_eq!(daemon.wait_at_most(Duration::ZERO).unwrap(), None);
     daemon.signal(Signal::TERM).unwrap();
-    ends_well(&mut daemon);
+    assert_ends_successfully(&mut daemon);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn signal_ends_idle_and_busy_daemon_with_success() {
     for signal in [Signal::TERM, Signal::INT] {
         let (_folder, mut daemon) = Bench::serve(&["--keep-listening"]).unwrap();
         daemon.signal(signal).unwrap();
-        ends_well(&mut daemon);
+        assert_ends_successfully(&mut daemon);
 
         let (folder, mut daemon) = Bench::serve(&[]).unwrap();
         fs::write(folder.path().join("share/file"), vec![7; 1 << 20]).unwrap();
@@ -215,7 +215,7 @@ fn signal_ends_idle_and_busy_daemon_with_success() {
         }
         queue.kick().unwrap();
         daemon.signal(signal).unwrap();
-        ends_well(&mut daemon);
+        assert_ends_successfully(&mut daemon);
         // Every taken request has a complete reply, in order.
         while let Some(used) = queue.take_used(memory).unwrap() {
             assert_eq!(used.len, u32::try_from(OUT_HEADER_LEN + ENTRY_LEN).unwrap());
@@ -226,7 +226,7 @@ fn signal_ends_idle_and_busy_daemon_with_success() {
 /// An impatient user repeats the signal. The second one must end the daemon too, and never by the
 /// filter of the thread that gets the signal.
 #[test]
-fn signals_that_come_at_once_end_it_in_order() {
+fn several_signals_at_once_end_the_daemon() {
     for sandbox in ["--sandbox=namespace", "--sandbox=none"] {
         for _ in 0..10 {
             let (_folder, mut daemon) = Bench::serve(&["--keep-listening", sandbox]).unwrap();
@@ -246,7 +246,7 @@ fn signals_that_come_at_once_end_it_in_order() {
 /// A shell ignores SIGINT for programs that it starts in the background, and service managers block
 /// signals.
 #[test]
-fn inherited_ignored_or_blocked_signals_still_end_it() {
+fn inherited_ignored_or_blocked_signals_still_end_the_daemon() {
     for way in ["--ignore-signal", "--block-signal"] {
         for (signal, ends) in [(Signal::TERM, true), (Signal::INT, true), (Signal::KILL, false)] {
             let folder = tempfile::Builder::new().prefix("pinhole-lifecycle-").tempdir().unwrap();
@@ -358,7 +358,7 @@ fn removed_memory_is_not_written() {
             in_time += 1;
         } else {
             // The daemon reached the request after the memory was removed, and returned it unread.
-            assert_eq!(used.len, 0, "round {round}: served in memory that had been taken away");
+            assert_eq!(used.len, 0, "round {round}: served in memory that was removed");
             too_late += 1;
         }
         let untouched = bench.guest.peek(last, LARGE + 16).unwrap().iter().all(|byte| *byte == 0xa5);
@@ -404,12 +404,12 @@ fn reset_device_forgets_its_guest() {
         bench.guest.init().unwrap();
         bench.is_alive().unwrap();
         let asked = Frame::new(GETATTR, node).u32(0).u32(0).u64(0);
-        assert_ne!(bench.errno(asked, 104).unwrap(), 0, "a node of before the reset");
+        assert_ne!(bench.errno(asked, 104).unwrap(), 0, "a node from before the reset");
     }
 }
 
 #[test]
-fn memory_comes_and_goes_while_requests_run() {
+fn memory_is_added_and_removed_while_requests_run() {
     let mut bench = Bench::new().unwrap();
     // The last region is added and removed. A request whose buffers lie there is served only while
     // it exists.
@@ -478,7 +478,7 @@ fn ask_all(bench: &mut Bench, frames: impl IntoIterator<Item = Frame>, room: usi
 }
 
 /// Makes, writes, reads, closes, removes and forgets some files.
-fn cycle(bench: &mut Bench, numbers: Range<u64>) {
+fn use_and_forget_files(bench: &mut Bench, numbers: Range<u64>) {
     let name = |number: u64| format!("file-{number}");
     let create = |number| Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name(number));
     let made = ask_all(bench, numbers.clone().map(create), ENTRY_LEN + 16);
@@ -513,11 +513,11 @@ fn cycle(bench: &mut Bench, numbers: Range<u64>) {
 fn ten_thousand_files_leave_no_descriptor_behind() {
     let mut bench = Bench::new().unwrap();
     for batch in 0..12 {
-        cycle(&mut bench, batch * AT_ONCE..(batch + 1) * AT_ONCE);
+        use_and_forget_files(&mut bench, batch * AT_ONCE..(batch + 1) * AT_ONCE);
     }
     let before = bench.footprint().unwrap();
     for batch in 12..262 {
-        cycle(&mut bench, batch * AT_ONCE..(batch + 1) * AT_ONCE);
+        use_and_forget_files(&mut bench, batch * AT_ONCE..(batch + 1) * AT_ONCE);
     }
     let after = bench.footprint().unwrap();
     assert_eq!(after.descriptors, before.descriptors);
@@ -525,7 +525,7 @@ fn ten_thousand_files_leave_no_descriptor_behind() {
 }
 
 #[test]
-fn memory_is_flat_after_a_forget() {
+fn forgotten_nodes_leave_no_memory_behind() {
     let mut bench = Bench::new().unwrap();
     for number in 0..5000 {
         fs::write(bench.host(format!("file-{number}")), "").unwrap();

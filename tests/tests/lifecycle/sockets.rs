@@ -17,12 +17,12 @@ const REMOVING_NUMBERS: [&str; 5] = ["87", "263", "82", "264", "316"];
 
 /// Daemon whose first call that removes or renames a name does not begin before the tracer is
 /// killed.
-struct Delayed {
+struct DelayedDaemon {
     program: Program,
     tracer: Pid,
 }
 
-impl Delayed {
+impl DelayedDaemon {
     fn new(share: &Path, socket: &Path) -> Self {
         let mut command = Command::new("strace");
         // -D: the program is the child of the test, and the tracer is not.
@@ -72,7 +72,7 @@ fn slow_start_keeps_the_socket_of_another_daemon() {
     let (share, socket) = (folder.path().join("share"), folder.path().join("socket"));
     fs::create_dir(&share).unwrap();
     drop(UnixListener::bind(&socket).unwrap());
-    let slow = Delayed::new(&share, &socket);
+    let slow = DelayedDaemon::new(&share, &socket);
     let quick = Daemon::pinhole(&share).unwrap().at(&socket).start().unwrap();
     let mut slow = slow.release();
     let ended = slow.wait(LIMIT).unwrap();

@@ -62,7 +62,7 @@ fn interrupt_during((way, times): (Interruption, usize), process: u32, work: imp
 
 /// Checks that the daemon has printed no error and ends correctly.
 #[track_caller]
-fn ends_well(mut daemon: Serving) {
+fn assert_ends_without_errors(mut daemon: Serving) {
     daemon.signal(Signal::TERM).unwrap();
     let ended = daemon.wait_at_most(pinhole_tests::frontend::LIMIT).unwrap();
     let stderr = daemon.stderr();
@@ -72,7 +72,7 @@ fn ends_well(mut daemon: Serving) {
 
 /// Interrupts hiprio between FORGETs, a request queue, the pool, and the thread that talks to a VMM
 /// with a window.
-fn with_window(interruption: (Interruption, usize)) {
+fn interrupt_every_thread(interruption: (Interruption, usize)) {
     let mut dax = Dax::new(Rules::strict(), &["--dax-window=16M", "--dax=always"]).unwrap();
     dax.file("file", SLOT).unwrap();
     let (node, handle) = dax.open("file", O_RDWR).unwrap();
@@ -92,11 +92,11 @@ fn with_window(interruption: (Interruption, usize)) {
     });
     dax.bench.is_alive().unwrap();
     assert_eq!(dax.window.faults(), Vec::<String>::new());
-    ends_well(dax.bench.daemon);
+    assert_ends_without_errors(dax.bench.daemon);
 }
 
 /// Interrupts a guest that waits for a lock of the host, which the daemon retries.
-fn with_lock_waiter(interruption: (Interruption, usize)) {
+fn interrupt_lock_waiter(interruption: (Interruption, usize)) {
     let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), [7; 4096]).unwrap();
     let held = File::options().read(true).write(true).open(share.host("file")).unwrap();
@@ -113,46 +113,46 @@ fn with_lock_waiter(interruption: (Interruption, usize)) {
     assert!(!guest.is_answered(waits).unwrap());
     flock(&held, FlockOperation::Unlock).unwrap();
     assert_eq!(guest.outcome(waits).unwrap(), 0);
-    ends_well(daemon);
+    assert_ends_without_errors(daemon);
 }
 
 /// Interrupts a guest that its policy slows down.
-fn with_limited_speed(interruption: (Interruption, usize)) {
+fn interrupt_slowed_queue(interruption: (Interruption, usize)) {
     let share = SharedFolder::new().unwrap();
     let policy = share.folder().join("policy.toml");
     fs::write(&policy, "[limits]\noperations-per-second = 50\n").unwrap();
     let daemon = share.serve(&["--policy", policy.to_str().unwrap()]).unwrap();
     let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
     interrupt_during(interruption, daemon.serving_id(), || guest.is_alive().unwrap());
-    ends_well(daemon);
+    assert_ends_without_errors(daemon);
 }
 
 /// Interrupts a daemon before its first guest, and then one with an idle guest.
-fn with_an_idle_guest(interruption: (Interruption, usize)) {
+fn interrupt_idle_daemon(interruption: (Interruption, usize)) {
     let (folder, daemon) = Bench::serve(&[]).unwrap();
     let idle = || std::thread::park_timeout(Duration::from_millis(1));
     interrupt_during(interruption, daemon.serving_id(), idle);
     let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
     interrupt_during(interruption, daemon.serving_id(), idle);
     guest.is_alive().unwrap();
-    ends_well(daemon);
+    assert_ends_without_errors(daemon);
     drop(folder);
 }
 
 /// Interrupts the supervisor.
-fn with_the_supervisor(interruption: (Interruption, usize)) {
+fn interrupt_supervisor(interruption: (Interruption, usize)) {
     let mut bench = Bench::new().unwrap();
     assert_ne!(bench.daemon.id(), bench.daemon.serving_id());
     interrupt_during(interruption, bench.daemon.id(), || {
         std::thread::park_timeout(Duration::from_millis(1));
     });
     bench.is_alive().unwrap();
-    ends_well(bench.daemon);
+    assert_ends_without_errors(bench.daemon);
 }
 
 /// Interrupts `pinhole mount`: its threads read /dev/fuse, and one retries a lock for a waiting
 /// program.
-fn with_a_mount(interruption: (Interruption, usize)) {
+fn interrupt_mount(interruption: (Interruption, usize)) {
     let folder = tempfile::Builder::new().prefix("pinhole-stops-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     fs::create_dir(path("host")).unwrap();
@@ -183,32 +183,32 @@ fn with_a_mount(interruption: (Interruption, usize)) {
 
 #[test]
 fn every_thread_survives_interruptions_under_load() {
-    TIMES.into_iter().for_each(with_window);
+    TIMES.into_iter().for_each(interrupt_every_thread);
 }
 
 #[test]
 fn a_lock_waiter_survives_interruptions() {
-    TIMES.into_iter().for_each(with_lock_waiter);
+    TIMES.into_iter().for_each(interrupt_lock_waiter);
 }
 
 #[test]
 fn a_slowed_queue_survives_interruptions() {
-    TIMES.into_iter().for_each(with_limited_speed);
+    TIMES.into_iter().for_each(interrupt_slowed_queue);
 }
 
 #[test]
 fn an_idle_daemon_survives_interruptions() {
-    TIMES.into_iter().for_each(with_an_idle_guest);
+    TIMES.into_iter().for_each(interrupt_idle_daemon);
 }
 
 #[test]
 fn the_supervisor_survives_interruptions() {
-    TIMES.into_iter().for_each(with_the_supervisor);
+    TIMES.into_iter().for_each(interrupt_supervisor);
 }
 
 #[test]
 fn a_mount_survives_interruptions() {
-    TIMES.into_iter().for_each(with_a_mount);
+    TIMES.into_iter().for_each(interrupt_mount);
 }
 
 /// On tmpfs an interrupted reservation ends with EINTR and is undone.
