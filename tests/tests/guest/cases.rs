@@ -25,7 +25,8 @@ const SCRIPTS: [(&str, &str); 10] = [
     ("cases_rights.py", include_str!("scripts/cases_rights.py")),
 ];
 
-/// Mounts an ext4 image in the guest's tmpfs: the local directory that shares are compared with.
+/// Script that mounts an ext4 image in the guest's tmpfs. This is the local directory that shares
+/// are compared with.
 const LOCAL: &str = "
     set -e
     posix() { python3 -B /extra/posix.py \"$@\"; }
@@ -55,6 +56,7 @@ impl Shared {
     }
 }
 
+/// Starts a daemon that serves `folder` under `tag`.
 pub(crate) fn serve(folder: &Path, tag: &str, arguments: &[&str]) -> Serving {
     assert!(
         rustix::process::geteuid().is_root(),
@@ -64,6 +66,8 @@ pub(crate) fn serve(folder: &Path, tag: &str, arguments: &[&str]) -> Serving {
     arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)).start().unwrap()
 }
 
+/// Runs [`LOCAL`] and then `script` in a guest that mounts the shares of `daemons`, and returns the
+/// results. The daemons have their tags.
 pub(crate) fn boot(script: &str, daemons: Vec<(&str, Serving)>) -> Report {
     let mut guest = Guest::uml().userland().memory_mib(768).limit(Duration::from_mins(8));
     guest = guest.file("two_mounts.py", 0o644, include_str!("scripts/two_mounts.py"));

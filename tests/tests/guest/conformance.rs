@@ -1,8 +1,9 @@
 //! Does a share behave as POSIX demands?
 //!
 //! Runs test suites of other projects through `pinhole mount` at native speed: every case of
-//! `pjdfstest`, compared with the results of a local directory, and `fsx` in every cache mode. fsx
-//! does not know O_DIRECT, so a program of the same kind here tests it.
+//! `pjdfstest`, compared with the results of a local directory, and `fsx` in four cache modes and
+//! with `--writeback`. fsx does not use O_DIRECT, so one test here mixes O_DIRECT with buffered
+//! reads and writes in all cache modes.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -17,12 +18,13 @@ use pinhole_tests::daemon::{Daemon, pinhole_program};
 use pinhole_tests::guest::{Guest, Parts};
 use tempfile::TempDir;
 
-/// Number of fsx operations in each cache mode, unless `PINHOLE_FSX_OPERATIONS` is set.
+/// Number of fsx operations in each test, unless `PINHOLE_FSX_OPERATIONS` is set.
 const FSX_OPERATIONS: u32 = 100_000;
-/// Number of operations of the O_DIRECT exerciser in each cache mode.
+/// Number of reads, writes and truncations of the O_DIRECT test with each set of options.
 const DIRECT_OPERATIONS: u32 = 4_000;
-/// Upper bound on the time of a suite.
+/// Upper bound on the run of pjdfstest or fsx.
 const SUITE_LIMIT: Duration = Duration::from_mins(20);
+/// Upper bound on the time until a share is mounted.
 const MOUNT_LIMIT: Duration = Duration::from_secs(20);
 /// Number of cases of pjdfstest 0.2.2, as its summary line prints it.
 const PJDFSTEST_CASES: usize = 398;
@@ -53,11 +55,12 @@ impl Mount {
         Self::new_in(&std::env::temp_dir(), arguments)
     }
 
+    /// Mounts a share that lies in a new folder in `folder`.
     fn new_in(folder: &Path, arguments: &[&str]) -> Self {
         assert!(rustix::process::geteuid().is_root(), "mounting needs root: run `sudo -E cargo xtask test`");
         assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: run `modprobe fuse`");
         let work = tempfile::Builder::new().prefix("pinhole-conformance-").tempdir_in(folder).unwrap();
-        // Cases of other users run below it.
+        // Cases that run as other users need to enter the folder.
         fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for folder in ["share", "mnt", "local"] {
             fs::create_dir(work.path().join(folder)).unwrap();
@@ -77,25 +80,28 @@ impl Mount {
         mount
     }
 
+    /// Returns the output of the daemon up to now.
     fn log(&self) -> String {
         fs::read_to_string(self.work.path().join("log")).unwrap()
     }
 
+    /// Returns the mount point.
     fn mounted(&self) -> PathBuf {
         self.work.path().join("mnt")
     }
 
+    /// Returns the shared directory on the host.
     fn shared(&self) -> PathBuf {
         self.work.path().join("share")
     }
 
-    /// Returns a plain directory on the file system of the shared one.
+    /// Returns a directory on the file system of the shared directory that is not served.
     fn local(&self) -> PathBuf {
         self.work.path().join("local")
     }
 
-    /// Checks that the daemon still serves and has printed no errors. It prints before the mount
-    /// what the host lacks.
+    /// Checks that the daemon still serves and has printed no warnings or errors since the mount.
+    /// Before the mount, it may warn about features that the host lacks.
     fn assert_healthy(&mut self) {
         assert!(self.child.try_wait().unwrap().is_none(), "the daemon ended: {}", self.log());
         fs::metadata(self.mounted()).unwrap();
@@ -130,8 +136,9 @@ fn run(command: &mut Command) -> (bool, String) {
     (success, String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Returns the name of the group of a user, as the suite requires it. Any Debian has both users,
-/// but their groups differ.
+/// Returns the name of a user's group from /etc/passwd and /etc/group. pjdfstest needs the groups
+/// of `nobody` and `daemon`. Both users exist on every Debian, but the names of their groups differ
+/// between hosts.
 fn group_of(user: &str) -> String {
     let table = |path: &str| fs::read_to_string(path).unwrap();
     let field = |line: &str, index| line.split(':').nth(index).unwrap_or_default().to_owned();
@@ -142,7 +149,8 @@ fn group_of(user: &str) -> String {
     field(groups.lines().find(|line| field(line, 2) == id).unwrap(), 0)
 }
 
-/// Returns the configuration of pjdfstest: features of the file system and two users.
+/// Returns the configuration of pjdfstest: features of the file system, and two users with the
+/// names of their groups.
 fn pjdfstest_config(group_of_nobody: &str, group_of_daemon: &str) -> String {
     format!(
         "[features]\nposix_fallocate = {{}}\nrename_ctime = {{}}\nutimensat = {{}}\nutime_now = {{}}\n\
@@ -151,12 +159,14 @@ fn pjdfstest_config(group_of_nobody: &str, group_of_daemon: &str) -> String {
     )
 }
 
+/// Runs pjdfstest in a directory and returns the result of each case.
 fn run_pjdfstest(directory: &Path, config: &Path) -> BTreeSet<(String, String)> {
     let mut command = Command::new(Parts::locate().tool("pjdfstest").unwrap());
     parse_results(&run(command.arg("-c").arg(config).arg("-p").arg(directory)).1)
 }
 
-/// Returns the results of pjdfstest by case: "ok", "FAILED", "skipped".
+/// Returns the cases in the output of pjdfstest, each with its result: "ok", "FAILED" or "skipped".
+/// Checks that they are as many as the summary line says.
 fn parse_results(text: &str) -> BTreeSet<(String, String)> {
     let cases: BTreeSet<_> = text
         .lines()
@@ -189,10 +199,11 @@ fn pjdfstest_has_the_same_results_as_on_a_local_directory() {
     mount.assert_healthy();
 }
 
-/// Returns the configuration of fsx: the operations and their weights. fsx makes shared mappings
-/// even to read, which a mode without data caching supports only with `--allow-mmap`. fsx takes
-/// EINVAL of posix_fallocate with length 0 for a fault. Files and transfers have half and a quarter
-/// of the usual size, because comparing takes most of the time.
+/// Returns the configuration of fsx: the operations and their weights. Without `mapped`, fsx uses
+/// no mappings: it makes shared mappings even for reading, and `never` refuses these. Files have
+/// half and transfers a quarter of the size that fsx uses by default, because comparisons take most
+/// of the time. Transfers have at least one byte: fsx takes EINVAL of posix_fallocate with length 0
+/// for a fault.
 fn fsx_config(mapped: bool) -> String {
     let (mapped, invalidate) = if mapped { (10, 1) } else { (0, 0) };
     format!(
@@ -202,16 +213,17 @@ fn fsx_config(mapped: bool) -> String {
     )
 }
 
+/// Returns the seed of all random choices: `PINHOLE_SEED`, or a fixed one.
 fn seed() -> u32 {
     std::env::var("PINHOLE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_101)
 }
 
+/// Checks that fsx finds no error on a share with these options, with or without mappings.
 fn assert_fsx_passes(options: &[&str], mapped: bool) {
     println!("PINHOLE_SEED={}", seed());
     let operations = std::env::var("PINHOLE_FSX_OPERATIONS").ok().and_then(|count| count.parse().ok());
     let operations: u32 = operations.unwrap_or(FSX_OPERATIONS);
-    // In memory: each mapped write is followed by an msync, and the speed of a disk is not the
-    // subject.
+    // In memory, because fsx syncs each mapped write, and a disk would make the test slow.
     let mut mount = Mount::new_in(Path::new("/dev/shm"), options);
     let config = mount.work.path().join("fsx.toml");
     fs::write(&config, fsx_config(mapped)).unwrap();
@@ -253,6 +265,7 @@ fn fsx_passes_with_cache_auto_and_writeback() {
 struct Numbers(u64);
 
 impl Numbers {
+    /// Returns a number below `limit`.
     fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -261,18 +274,20 @@ impl Numbers {
     }
 }
 
-/// Returns a buffer with `len` bytes that are aligned for O_DIRECT, and their range.
+/// Returns a buffer, and a range of `len` bytes in it that is aligned for O_DIRECT.
 fn aligned(len: usize) -> (Vec<u8>, std::ops::Range<usize>) {
     let buffer = vec![0; len + BLOCK];
     let start = buffer.as_ptr().align_offset(BLOCK);
     (buffer, start..start + len)
 }
 
+/// Alignment of O_DIRECT transfers in bytes.
 const BLOCK: usize = 4096;
+/// Largest length of the file in blocks.
 const BLOCKS: u64 = 48;
 
-/// Reads, writes and truncates by O_DIRECT and through the page cache in turn, and compares the
-/// results with a model.
+/// Checks reads, writes and truncations against a model of the file's bytes. Each operation
+/// randomly uses a descriptor with O_DIRECT or one without.
 fn assert_direct_and_buffered_io_agree(options: &[&str]) {
     println!("PINHOLE_SEED={}", seed());
     let mut mount = Mount::new(options);
@@ -331,7 +346,8 @@ fn direct_and_buffered_io_agree_in_every_cache_mode() {
     assert_direct_and_buffered_io_agree(&["--cache", "auto", "--writeback", "--allow-direct-io"]);
 }
 
-/// Runs the two suites in a guest. There are fewer cases, because it has one virtual CPU.
+/// Runs some cases of pjdfstest and a short fsx in a guest. All of both would take too long,
+/// because the guest has one virtual CPU.
 #[test]
 fn parts_of_pjdfstest_and_fsx_pass_in_a_guest() {
     println!("PINHOLE_SEED={}", seed());
@@ -340,7 +356,7 @@ fn parts_of_pjdfstest_and_fsx_pass_in_a_guest() {
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let daemon = Daemon::pinhole(shared.path()).unwrap().argument("--tag=s").argument("--profile=full");
     let daemon = daemon.start().unwrap();
-    // Failures are read from the output, because some may be listed races.
+    // The test reads failures from the output, because cases of `RACES` may fail.
     let script = format!(
         "set -e\nexport PATH=/extra:$PATH\n/extra/pjdfstest -c /extra/pjdfstest.toml -p /mnt/s open rename link unlink chmod truncate || true\n\
          /extra/fsx -f /extra/fsx.toml -N 3000 -S {} -P /tmp /mnt/s/file",

@@ -1,7 +1,7 @@
 //! Does Linux under QEMU map files correctly?
 //!
-//! Programs load, store, read and write, through a window smaller than the file, in two guests on
-//! one file, and on a share that must not be written.
+//! Programs load, store, read and write through a window that is smaller than the file. Two guests
+//! map one file. A guest stores into the window of a read-only share.
 //!
 //! QEMU maps only whole multiples of 2 MiB and only files that may be written. So the files here
 //! have such lengths, and `--dax=always` declares that their lengths are right.
@@ -15,7 +15,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// Length of a mapping in bytes.
 const SLOT: u64 = 2 << 20;
+/// Length of a page in bytes.
 const PAGE: u64 = 4096;
 /// Number of request queues that the daemon announces and the device offers.
 const REQUEST_QUEUES: u16 = 2;
@@ -37,6 +39,7 @@ fn program() -> &'static [u8] {
     })
 }
 
+/// Starts a daemon with a DAX window, which `arguments` describe.
 fn serve(shared: &Path, tag: &str, arguments: &[&str]) -> Serving {
     let daemon = Daemon::pinhole(shared).unwrap().argument(format!("--tag={tag}"));
     let daemon = daemon.argument(format!("--num-request-queues={REQUEST_QUEUES}")).argument("--dax=always");
@@ -44,10 +47,12 @@ fn serve(shared: &Path, tag: &str, arguments: &[&str]) -> Serving {
     daemon.confined_to(shared).start().unwrap()
 }
 
+/// Returns the device of a daemon's share, which supports DAX.
 fn share(daemon: &Serving, tag: &str, options: &str) -> Share {
     Share::new(daemon.socket(), tag).device(Device::TestPci).request_queues(REQUEST_QUEUES).options(options)
 }
 
+/// Describes a guest with the program `window`.
 fn guest() -> Guest {
     Guest::qemu().memory_mib(512).file("window", 0o755, program())
 }
@@ -63,13 +68,15 @@ fn make_file(path: &Path, len: u64) {
     file.flush().unwrap();
 }
 
+/// Returns the 64-bit word at the offset `at`.
 fn word_at(file: &fs::File, at: u64) -> u64 {
     let mut word = [0; 8];
     file.read_exact_at(&mut word, at).unwrap();
     u64::from_le_bytes(word)
 }
 
-/// Returns the output of `window sum` for a file.
+/// Returns what `window sum` prints for a file: a hash of the first word of each page, in steps of
+/// `stride` pages.
 fn sum(path: &Path, stride: u64) -> String {
     let file = fs::File::open(path).unwrap();
     let pages = file.metadata().unwrap().len() / PAGE;
@@ -80,12 +87,14 @@ fn sum(path: &Path, stride: u64) -> String {
     format!("{mixed:016x}")
 }
 
+/// Returns the MD5 sum of a file.
 fn md5(path: &Path) -> String {
     let said = Command::new("md5sum").arg(path).output().unwrap();
     String::from_utf8(said.stdout).unwrap().split(' ').next().unwrap().to_owned()
 }
 
-/// Returns how many KiB of a file a process has in memory, and its share of them (PSS).
+/// Returns the size of a process's mapped pages of a file in KiB: all pages (RSS), and its part of
+/// pages that other processes map too (PSS).
 fn resident_kib(process: u32, name: &str) -> (u64, u64) {
     let map = fs::read_to_string(format!("/proc/{process}/smaps")).unwrap();
     let mut within = false;
@@ -107,8 +116,8 @@ fn resident_kib(process: u32, name: &str) -> (u64, u64) {
 
 #[test]
 fn programs_use_a_window_smaller_than_the_file() {
-    // Under TCG a mapping takes milliseconds, so only one mount has the large file. 3 passes over
-    // it map each slot 3 times.
+    // Under TCG a mapping takes milliseconds, so only one mount has the large file. Three passes
+    // over the file map each slot three times.
     let folders = [("inode", 256 << 20), ("always", 32 << 20)];
     let folders = folders.map(|(tag, len)| (tag, len, tempfile::tempdir().unwrap()));
     let script = "set -e; for m in inode always; do cd /mnt/$m\n\
@@ -147,8 +156,8 @@ fn programs_use_a_window_smaller_than_the_file() {
         file.read_exact_at(&mut written, 5000 * PAGE).unwrap();
         assert_eq!(written, program()[..100 * 4096]);
         assert_eq!(share[4], md5(&big), "{text}");
-        // No whole slot of it can be mapped, so the guest reads it. A guest that maps everything
-        // gets an error.
+        // QEMU cannot map `copy`, whose length is no multiple of a slot. With dax=inode the guest
+        // reads it by READ. With dax=always the guest tries to map it and gets an error.
         let copied = if *tag == "inode" { md5(&copy) } else { "md5sum: can't read '-': Input/ou".to_owned() };
         assert_eq!(share[6], copied, "{text}");
         assert!(share[5].ends_with(" then 0") && !share[5].starts_with("0 "), "{text}");

@@ -81,6 +81,7 @@ impl HostView {
     }
 }
 
+/// Returns the line of a manifest for one object.
 fn manifest_line(path: &[u8], object: &Object) -> String {
     let kind = object.kind();
     let status = &object.status;
@@ -103,6 +104,7 @@ fn manifest_line(path: &[u8], object: &Object) -> String {
     )
 }
 
+/// Adds all objects below `folder`, by their paths below `relative`.
 fn read_below(folder: &Path, relative: &[u8], objects: &mut BTreeMap<Vec<u8>, Object>) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
@@ -117,8 +119,7 @@ fn read_below(folder: &Path, relative: &[u8], objects: &mut BTreeMap<Vec<u8>, Ob
             is_kept.then(|| fs::read(&path).unwrap())
         };
         if status.is_dir() && name != NOT_ENTERED {
-            // A tree of a hundred levels with long names has paths longer than PATH_MAX only past
-            // this depth.
+            // Paths of the deepest tree, with a hundred levels, are shorter than PATH_MAX.
             read_below(&path, &key, objects);
         }
         objects.insert(key, Object { status, content, attributes: attributes(&path) });
@@ -140,6 +141,7 @@ fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     names.map(|name| (name.to_vec(), value(name))).collect()
 }
 
+/// Returns bytes as hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();

@@ -2,6 +2,7 @@
 
 use super::cases::{Shared, boot, serve};
 
+/// Script that runs the case in one place.
 const SCRIPT: &str = "python3 -B /extra/idmap.py /mnt/PLACE PLACE\n";
 
 #[test]

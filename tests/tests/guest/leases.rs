@@ -6,8 +6,8 @@ use pinhole_tests::guest::Guest;
 use pinhole_tests::lease::{LeaseKind, Leases};
 use std::fs;
 
-/// Lets `cat` and the shell's `>` wait in an open each. Once they sleep, the rest of the guest
-/// works on the same queue.
+/// Script in which `cat` waits in an open for reading, and the shell's `>` in an open for writing.
+/// Once both sleep, the guest works with other files on the same queue.
 const SCRIPT: &str = "
     asleep() { until cut -d' ' -f3 /proc/$1/stat | grep -q '[SD]'; do :; done; }
     ls /mnt/s > /dev/null

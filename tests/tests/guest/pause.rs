@@ -9,6 +9,7 @@ use std::time::Duration;
 use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::{Guest, Share};
 
+/// Number of times that QEMU stops the guest.
 const PAUSES: usize = 12;
 
 /// Upper bound on the time of `stop` on a busy host. Decision 0013 aims at one second.

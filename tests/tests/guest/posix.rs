@@ -76,6 +76,7 @@ const DIFFERENCES: [Difference; 7] = [
     },
 ];
 
+/// Script of the first boot.
 const ALL_CASES: &str = "
     posix run plain /mnt/plain plain
     posix run rich /mnt/rich rich
@@ -99,14 +100,17 @@ const MODES: [(&str, &[&str]); 5] = [
     ("writeback", &["--profile=full", "--writeback"]),
 ];
 
-/// First boot: the default mode, the optional features, and a second mount of the first folder.
+/// Results of the first boot: a share `plain` in the default mode, a second share `twin` of the
+/// same folder, and a share `rich` with the optional features.
 struct DefaultBoot {
     report: Report,
     plain: HostView,
     rich: HostView,
+    /// Line that the case `statfs_numbers` must print.
     host_statfs: String,
 }
 
+/// Returns the first boot.
 fn in_default_mode() -> &'static DefaultBoot {
     static BOOTED: OnceLock<DefaultBoot> = OnceLock::new();
     BOOTED.get_or_init(|| {
@@ -157,6 +161,8 @@ fn assert_as_on_a_local_directory(case: &str) -> &'static DefaultBoot {
     booted
 }
 
+/// Checks that all quick cases have the results of the guest's ext4 in one cache mode, and that
+/// guest and host see the same files.
 fn assert_mode_is_as_local(tag: &str) {
     let (report, views) = in_other_modes();
     let cases: Vec<_> = report.cases("local");
@@ -172,6 +178,7 @@ fn assert_mode_is_as_local(tag: &str) {
 /// the guest's.
 const LATER_MAX_NS: i128 = 1_000_000_000;
 
+/// Checks that the guest's manifest of a share is that of the host.
 fn assert_same_manifest(report: &Report, place: &str, view: &HostView) {
     let mut guest = report.lines(place, "manifest").to_vec();
     guest.sort();

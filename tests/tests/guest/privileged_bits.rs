@@ -7,12 +7,15 @@
 use super::cases::{Shared, boot, serve};
 use std::collections::BTreeSet;
 
+/// Script that runs all callers, operations and modes in one place.
 const SCRIPT: &str = "python3 -B /extra/bits.py /mnt/PLACE PLACE\n";
 
+/// Tags and arguments of the shares.
 const PLACES: [(&str, &[&str]); 3] =
     [("v2", &["--killpriv-v2"]), ("v1", &["--no-killpriv-v2"]), ("idmap", &["--allow-idmap"])];
 
-/// Returns why a line differs from that of the local directory, or `None` if it must not.
+/// Returns the reason why a line may differ from that of the local directory, or `None` if it must
+/// not differ.
 ///
 /// A line is `OWNER OPERATION MODE: MODE-AFTERWARDS ERRNO`.
 fn reason_for((place, caller): (&str, &str), seen: &str, local: &str) -> Option<&'static str> {
@@ -60,7 +63,9 @@ fn privileged_bits_drop_as_on_a_local_file_system() {
             assert_eq!((here.len(), local.len()), (2 * 10 * 2, 2 * 10 * 2), "{caller} on {place}");
             for (seen, expected) in here.iter().zip(local).filter(|(seen, expected)| seen != expected) {
                 match reason_for((place, caller), seen, expected) {
-                    // For root a share behaves as a local directory, if it is in the requests.
+                    // Root gets the results of a local directory if requests name their caller.
+                    // With
+                    // --allow-idmap they do not.
                     Some(reason) if *caller != "root" || place == "idmap" => drop(reasons.insert(reason)),
                     _ => found.push(format!("{place} {caller}: {seen}, local {expected}")),
                 }

@@ -24,10 +24,11 @@ const PLACES: [(&str, &[&str]); 9] = [
 /// Modes that refuse shared mappings.
 const UNMAPPED: &[&str] = &["never", "metadata"];
 
+/// Differences between a share and the local ext4.
 const DIFFERENCES: [Difference; 1] =
     [Difference { places: UNMAPPED, case: "mapped-6755", share: &["change: ENODEV"], ends_early: false }];
 
-/// Prints effective user and group.
+/// Script that builds /tmp/ids, a program that prints its effective user and group.
 const IDS: &str = r#"
     printf '#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf("%%d %%d\\n", geteuid(), getegid()); }' \
         > /tmp/ids.c
@@ -42,7 +43,7 @@ fn guest_stops_honoring_privileged_bits_after_an_unprivileged_change() {
     let mut script = format!("{IDS}{}", run("local", "6755 4755 2755"));
     let mut daemons = Vec::new();
     for ((place, arguments), share) in PLACES.iter().zip(&shares) {
-        // Each bit alone in one mode, both together in all modes.
+        // In `auto`, both bits together and each bit alone. In the other modes, both together.
         script.push_str(&run(place, if *place == "auto" { "6755 4755 2755" } else { "6755" }));
         daemons.push((*place, serve(&share.path, place, arguments)));
     }

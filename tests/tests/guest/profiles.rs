@@ -90,6 +90,7 @@ os.fsync(os.open("file", os.O_RDONLY))
 os.fsync(os.open(".", os.O_RDONLY))
 "#;
 
+/// Script of the first boot.
 const CASES: &str = "
     posix run share /mnt/share plain rich
     posix run local /mnt/local plain rich
@@ -100,15 +101,19 @@ const CASES: &str = "
     posix run rootfs /mnt/rootfs plain rich
     ";
 
+/// Results of the first boot.
 struct Booted {
     report: Report,
+    /// Manifest of the `rootfs` share before the boot.
     before: Vec<String>,
+    /// The `rootfs` share after the boot.
     after: HostView,
+    /// The `share` share after the boot.
     share: HostView,
 }
 
-/// Returns the first boot. `share` and `local` run every case; `rootfs` serves a tree that existed
-/// before.
+/// Returns the results of the first boot. The cases make their files on `share` and `local`. On
+/// `rootfs`, [`make_tree`] has made the files before.
 fn booted() -> &'static Booted {
     static BOOTED: OnceLock<Booted> = OnceLock::new();
     BOOTED.get_or_init(|| {

@@ -10,20 +10,23 @@ use pinhole_tests::guest::{Finished, GuestError};
 /// Upper bound on the time until a daemon ends after its guest.
 const DAEMON_END: Duration = Duration::from_secs(10);
 
-/// Lines of one case that may differ from those of a local directory.
+/// Permitted difference between a share and a local directory in one case.
 #[derive(Debug)]
 pub(crate) struct Difference {
+    /// Tags of the shares.
     pub(crate) places: &'static [&'static str],
+    /// Name of the case.
     pub(crate) case: &'static str,
-    /// Lines on the share instead.
+    /// Lines that the case may print on the share in place of other ones.
     pub(crate) share: &'static [&'static str],
-    /// Whether the case prints no more lines after them.
+    /// Whether the case ends after such a line, so that the rest is not compared.
     pub(crate) ends_early: bool,
 }
 
 /// Results of one boot of a guest.
 #[derive(Debug)]
 pub(crate) struct Report {
+    /// Printed lines, by place and case.
     sections: BTreeMap<(String, String), Vec<String>>,
     /// End of the guest, for the message of a case that did not run.
     pub(crate) ended: String,
@@ -73,7 +76,8 @@ impl Report {
         self.sections.keys().filter(|(at, _)| at == place).map(|(_, case)| case.as_str()).collect()
     }
 
-    /// Returns the differences of a case between `place` and `reference`.
+    /// Returns descriptions of the differences of a case between `place` and `reference`, without
+    /// the `allowed` ones.
     pub(crate) fn differences(
         &self,
         case: &str,

@@ -1,26 +1,29 @@
 //! Does a rootless container in the guest get the same results from a share as from a local ext4?
 //!
-//! Its user is root in its own user namespace. So it has CAP_DAC_OVERRIDE there, and the guest's
-//! kernel lets it create files in directories that their mode closes. The daemon creates them in
-//! the user's name.
+//! The container's user is root in its own user namespace. So it has CAP_DAC_OVERRIDE there, and
+//! the guest's kernel lets it create files in directories whose mode forbids that. The daemon
+//! creates these files with the ids of that user.
 
 use super::cases::{Shared, boot, serve};
 use super::report::Report;
 use std::sync::OnceLock;
 
+/// Script that runs all cases in one place.
 const SCRIPT: &str = "python3 -B /extra/rootless.py /mnt/PLACE PLACE\n";
 
+/// Returns the results of the only boot, on a share and on the local ext4.
 fn booted() -> &'static Report {
     static BOOTED: OnceLock<Report> = OnceLock::new();
     BOOTED.get_or_init(|| {
         let share = Shared::new();
-        // An overlay marks a removed name with a device node, and its layers with attributes.
+        // An overlay needs device nodes to mark removed names, and extended attributes.
         let daemon = serve(&share.path, "share", &["--profile=full", "--xattr"]);
         let script = SCRIPT.replace("PLACE", "local") + &SCRIPT.replace("PLACE", "share");
         boot(&script, vec![("share", daemon)])
     })
 }
 
+/// Checks that a case prints `expected_line` on the local ext4 and the same lines on the share.
 #[track_caller]
 fn assert_same_as_local(case: &str, expected_line: &str) {
     let report = booted();

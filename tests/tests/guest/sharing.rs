@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use pinhole_tests::daemon::pinhole_program;
 use pinhole_tests::sharing::{Group, Participants, QUESTIONS, Subject};
 
-/// Asks all questions of some groups and panics with the wrong answers. Returns the counts of each
-/// question.
+/// Asks all questions of some groups that the subject promises, and panics if an answer is not yes.
+/// Returns the counts of each question.
 fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static str, String> {
     let mut participants = Participants::new(pinhole_program().unwrap(), subject, guests);
     let (mut right, mut wrong) = (BTreeMap::new(), Vec::new());

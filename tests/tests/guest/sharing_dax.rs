@@ -9,6 +9,7 @@ use std::process::Command;
 
 /// Length of a slot in bytes. QEMU maps only whole slots.
 const SLOT: usize = 2 << 20;
+/// Number of request queues that the daemon announces and the device offers.
 const REQUEST_QUEUES: u16 = 1;
 
 #[test]
@@ -37,7 +38,8 @@ fn ping_pong_counts_all_clients_in_one_mapped_page() {
         guest.wait_for_output("ready").unwrap();
         (guest, daemon)
     });
-    // Runs a copy that no process has open for writing, even if this process forks meanwhile.
+    // Runs a copy that this process has never had open for writing. If another thread forks while
+    // this process writes a program, the child keeps it open, and the kernel refuses to execute it.
     let own = tempfile::tempdir().unwrap();
     fs::write(own.path().join("made"), &program).unwrap();
     let began = std::time::Instant::now();

@@ -6,7 +6,8 @@ use std::fs;
 use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::{Device, Guest, Share};
 
-/// Writes, reads back and lists through a share under QEMU. The host checks the files.
+/// Checks that a guest under QEMU writes, reads and lists files of a share through this device, and
+/// that the host has the files.
 fn assert_served(device: Device, request_queues: u16) {
     let shared = tempfile::tempdir().unwrap();
     fs::write(shared.path().join("from-host"), "hello").unwrap();

@@ -45,6 +45,7 @@ fn run(shared: &Path, arguments: &[&str], workloads: &[&str]) -> String {
     finished.text()
 }
 
+/// Runs a program of the host in `folder` and returns its output.
 fn on_host(folder: &Path, program: &str, arguments: &[&str]) -> String {
     let outcome = Command::new(program).args(arguments).current_dir(folder).output().unwrap();
     assert!(
@@ -59,6 +60,7 @@ fn on_host(folder: &Path, program: &str, arguments: &[&str]) -> String {
 struct Bytes(u64);
 
 impl Bytes {
+    /// Returns the next number.
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -66,6 +68,7 @@ impl Bytes {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    /// Returns the next `length` bytes.
     fn take(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
@@ -97,7 +100,8 @@ fn make_tree(top: &Path) {
     }
 }
 
-/// Returns every path below `top`, with the attributes that an archive keeps.
+/// Returns every path below `top` with the attributes that an archive keeps: mode, modification
+/// time, number of links and content. Directories have no time and no number of links here.
 fn contents(top: &Path) -> Vec<(PathBuf, u32, i64, u64, Vec<u8>)> {
     let mut found = Vec::new();
     let mut folders = vec![top.to_path_buf()];

@@ -1,7 +1,7 @@
 //! Does the supervisor report correctly how a daemon crashed, with advice?
 //!
-//! The serving process ends in each possible way. The supervisor's line and its exit status must
-//! name that way.
+//! The serving process ends by signals, access to truncated memory, a failed allocation and a
+//! forbidden call. The supervisor's log line and its exit status must name the cause.
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Client, SharedFolder};
@@ -18,15 +18,18 @@ use std::process::{Command, Stdio};
 use vhost::VhostUserMemoryRegionInfo;
 use vhost::vhost_user::VhostUserFrontend as _;
 
+/// Length of a page in bytes.
 const PAGE: u64 = 4096;
-/// Address of memory that is truncated.
+/// Physical address of the guest memory whose file the test truncates.
 const TRUNCATED_AT: u64 = 1 << 40;
 
+/// Returns a process id for system calls.
 fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
-/// Checks that this signal ends the daemon and that the supervisor reports it.
+/// Waits until the daemon ends. Checks that the supervisor ended by `signal`, and that it reported
+/// the serving process and the name of the signal. Returns standard error.
 #[track_caller]
 fn wait_for_end_by(mut daemon: Serving, serving: u32, signal: Signal, name: &str) -> String {
     let ended = daemon.wait_at_most(LIMIT).unwrap();
@@ -37,8 +40,8 @@ fn wait_for_end_by(mut daemon: Serving, serving: u32, signal: Signal, name: &str
     stderr
 }
 
-/// The kernel ignores such signals for the first process of a PID namespace, so there is no such
-/// namespace here.
+/// For the first process of a PID namespace, the kernel ignores signals that it does not handle,
+/// except SIGKILL. So this daemon has no sandbox and no PID namespace.
 #[test]
 fn a_signal_is_reported_by_its_name() {
     for (signal, name) in [
@@ -100,8 +103,9 @@ fn a_failed_allocation_is_reported_as_sigabrt() {
     assert!(stderr.contains("memory allocation of"), "{stderr}");
 }
 
-/// A tracer that answers a call instead of the kernel changes its number, and the filter sees that
-/// number.
+/// To make the daemon send a forbidden call, the test lets strace answer fsync in place of the
+/// kernel. strace then changes the number of the call to an invalid one, so that the kernel does
+/// nothing. The filter checks the number after the tracer, and refuses it.
 #[test]
 fn forbidden_call_is_reported_with_a_command_that_finds_it() {
     let share = SharedFolder::new().unwrap();

@@ -1,6 +1,7 @@
 //! Does a daemon serve and end correctly if its log cannot be written?
 //!
-//! Every filter is at `kill`, and a queue thread writes a line for each request.
+//! A forbidden call would kill the daemon. A queue thread writes a log line for each invalid
+//! request.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::Frame;
@@ -20,9 +21,10 @@ use tempfile::TempDir;
 /// Number of invalid requests, each with its own line in the log: more than the smallest pipe or
 /// socket holds.
 const LINES: usize = 100;
-/// Text in each such line.
+/// Text in the log line of an invalid request.
 const LINE: &str = "a request that does not decode";
 
+/// Describes a daemon that serves a new share in `folder` and logs at level `debug`.
 fn daemon(folder: &TempDir, arguments: &[&str]) -> Daemon {
     let share = folder.path().join("share");
     fs::create_dir(&share).unwrap();
@@ -31,7 +33,8 @@ fn daemon(folder: &TempDir, arguments: &[&str]) -> Daemon {
     always.iter().chain(arguments).fold(daemon, |daemon, argument| daemon.argument(*argument))
 }
 
-/// Mounts as a guest, makes a queue thread write line after line, and waits for all replies.
+/// Connects a guest that sends invalid requests, which a queue thread logs, and waits for all
+/// replies.
 fn visit(daemon: &mut Serving) {
     let started = Instant::now();
     let mut guest = loop {
@@ -150,7 +153,7 @@ fn daemon_survives_a_log_at_its_own_size_limit() {
     assert!(!String::from_utf8_lossy(&text).contains(LINE), "the limit holds for the log as well");
 }
 
-/// The same with a limit of the operator, which both processes have from the start, and with a
+/// An operator's limit on the size of files applies to both processes from their start. Also with a
 /// guest that may not write.
 #[test]
 fn daemon_survives_an_inherited_size_limit_of_the_log() {

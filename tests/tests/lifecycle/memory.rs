@@ -21,8 +21,8 @@ fn visit(daemon: &Serving) -> Result<Frontend, FrontendError> {
 /// cannot return because one of its pages is in use.
 const LEFT_KIB: u64 = 1536;
 
-/// Returns the memory of a daemon whose guest has mounted and sent one request. A connection is
-/// accepted when all of the last one has ended.
+/// Returns the memory in KiB of a daemon whose guest has sent INIT and one request. The daemon
+/// accepts this guest only after all threads of the last one have ended.
 fn memory_with_small_guest_kib(daemon: &Serving) -> u64 {
     let guest = visit(daemon).unwrap();
     let footprint = Footprint::of(daemon.serving_id()).unwrap();
@@ -54,7 +54,7 @@ fn daemon_returns_the_memory_of_a_large_guest() {
     assert!(after <= fresh + LEFT_KIB, "{fresh} KiB became {after} KiB, from {held} KiB");
 }
 
-/// Looks up all entries of the root by READDIRPLUS and forgets none. Returns how many there are.
+/// Looks up all entries of the root by READDIRPLUS, without a FORGET. Returns their number.
 fn list_all(guest: &mut Frontend) -> usize {
     const ROOM: usize = 1 << 20;
     const DIRENT: usize = 24;

@@ -25,6 +25,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 /// Length in bytes of a file that takes a while to read.
 const LARGE: usize = 1 << 20;
 
+/// Returns a GETATTR of the root.
 fn getattr() -> Frame {
     Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0)
 }
@@ -106,6 +107,7 @@ fn handshake<'f>(memory: &'f fs::File, events: &'f [rustix::fd::OwnedFd; 3]) -> 
     ]
 }
 
+/// Returns a memory file and the three events of a queue.
 fn memory_and_events() -> (fs::File, [rustix::fd::OwnedFd; 3]) {
     let memory = rustix::fs::memfd_create("memory", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let memory = fs::File::from(memory);
@@ -119,7 +121,7 @@ fn a_vmm_may_die_after_any_byte_of_its_greeting() {
     let (_folder, daemon) = Bench::serve(&["--keep-listening"]).unwrap();
     drop(visit(&daemon).unwrap());
     let settled = |daemon: &Serving| Footprint::of(daemon.serving_id()).unwrap();
-    // Four threads of the daemon, and those of its three queues, which wait for the next guest.
+    // Four threads of the daemon, and three queue threads, which wait for the next guest.
     eventually("the first guest is gone", || settled(&daemon).threads <= 7);
     let before = settled(&daemon);
     let (memory, events) = memory_and_events();
@@ -223,8 +225,9 @@ fn signal_ends_idle_and_busy_daemon_with_success() {
     }
 }
 
-/// An impatient user repeats the signal. The second one must end the daemon too, and never by the
-/// filter of the thread that gets the signal.
+/// A user may repeat the signal before the daemon has ended. The daemon must end with success or
+/// with the exit code of a signal, and never because a filter forbids a call of the thread that
+/// gets the signal.
 #[test]
 fn several_signals_at_once_end_the_daemon() {
     for sandbox in ["--sandbox=namespace", "--sandbox=none"] {
@@ -233,7 +236,7 @@ fn several_signals_at_once_end_the_daemon() {
             let _guest = visit(&daemon).unwrap();
             let process = i32::try_from(daemon.serving_id()).ok().and_then(Pid::from_raw).unwrap();
             for signal in [Signal::TERM, Signal::INT, Signal::TERM, Signal::INT] {
-                // The first signal may have ended it.
+                // An earlier signal may have ended the process.
                 let sent = rustix::process::kill_process(process, signal);
                 assert!(sent.is_ok() || sent == Err(Errno::SRCH), "{sent:?}");
             }
@@ -265,8 +268,8 @@ fn inherited_ignored_or_blocked_signals_still_end_the_daemon() {
     }
 }
 
-/// Opens a file of one MiB and returns its node and file handle. Moving that much takes long enough
-/// to be interrupted.
+/// Opens a file of [`LARGE`] bytes and returns its node and file handle. A read or write of all of
+/// it takes long enough to be interrupted.
 fn large_file(bench: &mut Bench) -> (u64, u64) {
     fs::write(bench.host("large"), vec![7; LARGE]).unwrap();
     let node = u64_at(&bench.body(Frame::new(LOOKUP, ROOT).name("large"), ENTRY_LEN).unwrap(), 0).unwrap();
@@ -300,7 +303,7 @@ fn queue_resumes_where_it_stopped() {
         queue.kick().unwrap();
         dither(round);
         let base = bench.guest.stop_queue(1).unwrap();
-        // The device has returned every request that it has taken. That is the meaning of draining.
+        // A device must return every request that it has taken before it answers GET_VRING_BASE.
         let (queue, memory) = bench.guest.queue(1).unwrap();
         let mut answered = 0;
         while queue.take_used(memory).unwrap().is_some() {
@@ -411,8 +414,8 @@ fn reset_device_forgets_its_guest() {
 #[test]
 fn memory_is_added_and_removed_while_requests_run() {
     let mut bench = Bench::new().unwrap();
-    // The last region is added and removed. A request whose buffers lie there is served only while
-    // it exists.
+    // The test adds and removes the last region. The daemon serves a request with buffers there
+    // only while the region exists.
     let last = MEMORY_START + MEMORY_LEN - QUEUE_LEN;
     let slots = bench.guest.connection().get_max_mem_slots().unwrap();
     assert!(slots >= 8, "{slots} memory slots");

@@ -12,17 +12,17 @@ use std::process::Command;
 
 /// System calls that remove or move a name.
 const REMOVING: &str = "unlink,unlinkat,rename,renameat,renameat2";
-/// Their numbers on x86-64.
+/// Numbers of the calls in [`REMOVING`] on x86-64.
 const REMOVING_NUMBERS: [&str; 5] = ["87", "263", "82", "264", "316"];
 
-/// Daemon whose first call that removes or renames a name does not begin before the tracer is
-/// killed.
+/// Daemon that a tracer holds at its first call that removes or renames a name.
 struct DelayedDaemon {
     program: Program,
     tracer: Pid,
 }
 
 impl DelayedDaemon {
+    /// Starts the daemon and waits until the tracer holds it.
     fn new(share: &Path, socket: &Path) -> Self {
         let mut command = Command::new("strace");
         // -D: the program is the child of the test, and the tracer is not.
@@ -47,7 +47,7 @@ impl DelayedDaemon {
         Self { program, tracer }
     }
 
-    /// Lets the daemon continue.
+    /// Kills the tracer, which lets the daemon continue.
     fn release(self) -> Program {
         kill_process(self.tracer, Signal::KILL).unwrap();
         self.program
@@ -64,8 +64,8 @@ fn a_socket_in_use_is_left_to_its_owner() {
     Frontend::connect(daemon.socket()).unwrap().init().unwrap();
 }
 
-/// Both daemons have found that no process listens on the old socket. The slower one must not
-/// remove the new one.
+/// Two daemons find that no process listens on the old socket. The slower daemon must not remove
+/// the socket that the quicker one has created.
 #[test]
 fn slow_start_keeps_the_socket_of_another_daemon() {
     let folder = tempfile::Builder::new().prefix("pinhole-sockets-").tempdir().unwrap();

@@ -24,12 +24,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// Length of a mapping in bytes.
 const SLOT: u64 = 2 << 20;
-/// Number of interruptions, enough to hit each wait of a few milliseconds. A tracer takes much
-/// longer than the other two.
+/// Number of interruptions of each kind, enough to hit each wait of a few milliseconds. A tracer
+/// takes much longer than a stop or a freeze.
 const TIMES: [(Interruption, usize); 3] =
     [(Interruption::Stop, 150), (Interruption::Freeze, 150), (Interruption::Trace, 15)];
-/// Delay of the VMM's replies, so that the thread that talks to it is often waiting.
+/// Delay of the VMM's replies, so that the thread of the back channel often waits for one.
 const SLOW: Duration = Duration::from_millis(2);
 /// Length in bytes of a reservation that takes a while even on tmpfs.
 const LONG: u64 = 256 << 20;
@@ -70,8 +71,8 @@ fn assert_ends_without_errors(mut daemon: Serving) {
     assert!(!stderr.contains("ERROR") && !stderr.contains("WARN"), "{stderr}");
 }
 
-/// Interrupts hiprio between FORGETs, a request queue, the pool, and the thread that talks to a VMM
-/// with a window.
+/// Interrupts the threads of hiprio, of a request queue, of the offload pool and of the back
+/// channel, while the guest uses each of them.
 fn interrupt_every_thread(interruption: (Interruption, usize)) {
     let mut dax = Dax::new(Rules::strict(), &["--dax-window=16M", "--dax=always"]).unwrap();
     dax.file("file", SLOT).unwrap();
@@ -80,7 +81,7 @@ fn interrupt_every_thread(interruption: (Interruption, usize)) {
     let forget = Frame::new(FORGET, node).u64(1).message();
     let process = dax.bench.daemon.serving_id();
     interrupt_during(interruption, process, || {
-        // Look it up as often as it is forgotten.
+        // Looks the file up once for each FORGET, so that the node stays valid.
         let again = Frame::new(LOOKUP, ROOT).name("file");
         dax.bench.body(again.clone(), ENTRY_LEN).unwrap();
         dax.bench.guest.raw(0, &forget, 0).unwrap();
@@ -105,7 +106,7 @@ fn interrupt_lock_waiter(interruption: (Interruption, usize)) {
     let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
     let file = guest.open("file", O_RDWR).unwrap();
     let waits = guest.submit_setlkw(file, Lock::flock(WRITE, 1)).unwrap();
-    // On the other queue, because the waiting request keeps its descriptors in the first.
+    // Uses queue 2, because the waiting request keeps its descriptors in queue 1.
     let getattr = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();
     interrupt_during(interruption, daemon.serving_id(), || {
         guest.guest.raw(2, &getattr, OUT_HEADER_LEN + ATTR_LEN).unwrap().success().unwrap();
@@ -175,7 +176,7 @@ fn interrupt_mount(interruption: (Interruption, usize)) {
         });
     });
     let ended = program.end_by(Signal::TERM).unwrap();
-    // Only needed if the daemon has died.
+    // Does something only if the daemon has died.
     rustix::mount::unmount(path("mnt"), UnmountFlags::DETACH).unwrap_or_default();
     assert!(outcome.is_ok(), "{}", program.stderr());
     assert_eq!(ended, Some(0), "{}", program.stderr());

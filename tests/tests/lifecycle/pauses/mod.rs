@@ -28,15 +28,19 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vhost::vhost_user::VhostUserFrontend as _;
 
+/// Number of queues of the guest.
 const QUEUES: usize = 4;
+/// Set-up of a device whose queues hold many requests.
 const WIDE: Setup = Setup { queues: QUEUES, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+/// Layout with one descriptor of the ring for each request.
 const NARROW: Shape = Shape { indirect: true, descriptor_len_max: 1 << 20 };
-/// Number of reservations in the scenario of the original fault, each of [`LONG`] bytes.
+/// Number of reservations that a test queues at once.
 const MANY: usize = 120;
+/// Length of a reservation that takes seconds, in bytes.
 const LONG: u64 = 3 << 30;
-/// Length that keeps its queue thread from taking further requests.
+/// Length of a reservation during which its queue thread takes no further requests, in bytes.
 const HALF: u64 = 512 << 20;
-/// Length that lets its queue thread continue.
+/// Length of a reservation that does not hold up its queue thread, in bytes.
 const SHORT: u64 = 8 << 20;
 /// Largest number of requests that may be served while a queue is being stopped: one in progress,
 /// and a few on a host that delays the message to the daemon. A daemon that serves the backlog
@@ -62,7 +66,7 @@ struct Offered {
 /// Queue of the guest, and all requests that were offered on it, in order.
 struct Lane {
     queue: usize,
-    /// Number of requests on the queue before.
+    /// Index in the used ring of the first request of this lane.
     first: u16,
     offered: Vec<Offered>,
 }
@@ -84,11 +88,13 @@ impl Lane {
         self.offered.push(Offered { sent, unique, errno: None });
     }
 
+    /// Kicks the queue.
     fn kick(&self, guest: &mut Frontend) {
         guest.queue(self.queue).unwrap().0.kick().unwrap();
     }
 
-    /// Collects used requests and checks that each is returned once.
+    /// Takes all used requests and checks that the daemon has returned each only once. Returns the
+    /// number of answered requests.
     fn collect(&mut self, guest: &mut Frontend) -> usize {
         let (queue, memory) = guest.queue(self.queue).unwrap();
         while let Some(used) = queue.take_used(memory).unwrap() {
@@ -102,6 +108,7 @@ impl Lane {
         self.answered()
     }
 
+    /// Returns the number of answered requests.
     fn answered(&self) -> usize {
         self.offered.iter().filter(|offered| offered.errno.is_some()).count()
     }
@@ -121,11 +128,12 @@ impl Lane {
         (base, before, took)
     }
 
+    /// Starts the queue again at the index `base` that [`Lane::stop`] has returned.
     fn resume(&self, guest: &mut Frontend, base: usize) {
         guest.resume_queue(self.queue, self.first + u16::try_from(base).unwrap()).unwrap();
     }
 
-    /// Waits until more than so many requests are answered.
+    /// Waits until more than `than` requests are answered.
     fn wait_for_more(&mut self, guest: &mut Frontend, than: usize) {
         eventually("one more reply", || self.collect(guest) > than);
     }
@@ -162,9 +170,10 @@ impl Scene {
         Self::within(Path::new("/dev/shm"), arguments)
     }
 
+    /// Starts a share in a new folder in `parent`, and a guest that has sent INIT.
     fn within(parent: &Path, arguments: &[&str]) -> Self {
         let in_memory = parent == Path::new("/dev/shm");
-        // A failed test has left no files.
+        // A test that failed with the lock has removed its files, so the lock is usable.
         let memory = in_memory.then(|| MEMORY.lock().unwrap_or_else(PoisonError::into_inner));
         let folder = tempfile::Builder::new().prefix("pinhole-pauses-").tempdir_in(parent).unwrap();
         fs::create_dir(folder.path().join("share")).unwrap();
@@ -175,10 +184,12 @@ impl Scene {
         Self { guest, daemon, folder, _memory: memory }
     }
 
+    /// Returns the host's path of a file of the share.
     fn host(&self, name: &str) -> PathBuf {
         self.folder.path().join("share").join(name)
     }
 
+    /// Sends a request on the last queue, as the function [`ask`] does.
     fn ask(&mut self, frame: Frame, room: usize) -> Vec<u8> {
         ask(&mut self.guest, frame, room)
     }
@@ -190,40 +201,47 @@ impl Scene {
         (u64_at(&made, 0).unwrap(), u64_at(&made, ENTRY_LEN).unwrap())
     }
 
+    /// Returns the number of blocks of 512 bytes that a file occupies.
     fn blocks(&self, name: &str) -> u64 {
         fs::metadata(self.host(name)).unwrap().blocks()
     }
 }
 
+/// Connects a guest that has sent INIT.
 fn connect(daemon: &Serving) -> Frontend {
     let mut guest = Frontend::connect_with(daemon.socket(), WIDE).unwrap();
     guest.init().unwrap();
     guest
 }
 
-/// Sends a request on the last queue, which no test stops.
+/// Sends a request on the last queue, which no test stops, and returns the body of the reply.
 fn ask(guest: &mut Frontend, frame: Frame, room: usize) -> Vec<u8> {
     let reply = guest.raw(QUEUES - 1, &frame.message(), OUT_HEADER_LEN + room).unwrap();
     reply.success().unwrap().to_vec()
 }
 
+/// Returns a FALLOCATE that reserves the first `len` bytes.
 fn fallocate((node, handle): File, len: u64) -> Frame {
     Frame::new(FALLOCATE, node).u64(handle).u64(0).u64(len).u32(0).u32(0)
 }
 
+/// Returns an FSYNC.
 fn fsync((node, handle): File) -> Frame {
     Frame::new(FSYNC, node).u64(handle).u32(0).u32(0)
 }
 
+/// Returns a COPY_FILE_RANGE of the first `len` bytes.
 fn copy(from: File, to: File, len: u64) -> Frame {
     Frame::new(COPY_FILE_RANGE, from.0).u64(from.1).u64(0).u64(to.0).u64(to.1).u64(0).u64(len).u64(0)
 }
 
+/// Returns a WRITE of four bytes at the offset `at`.
 fn write((node, handle): File, at: u64) -> Frame {
     let frame = Frame::new(WRITE, node).u64(handle).u64(at).u32(4).u32(0).u64(0).u32(O_RDWR).u32(0);
     frame.bytes(b"data")
 }
 
+/// Returns a GETATTR.
 fn getattr(node: u64) -> Frame {
     Frame::new(GETATTR, node).u32(0).u32(0).u64(0)
 }
@@ -239,6 +257,7 @@ fn stop_interrupts_a_reservation_before_short_requests() {
     stops_while_it_reserves(&[getattr(ROOT)]);
 }
 
+/// Checks stops of a queue with [`MANY`] long reservations. The requests `behind` follow each one.
 fn stops_while_it_reserves(behind: &[Frame]) {
     let mut scene = Scene::in_memory(&[]);
     let file = scene.create("file");
@@ -262,7 +281,7 @@ fn stops_while_it_reserves(behind: &[Frame]) {
         assert!(took < STOP_LIMIT, "{took:?}");
         base = stopped;
         lane.resume(&mut scene.guest, base);
-        // The rounds end whatever they interrupt.
+        // At least one more request is answered in each round, so the rounds make progress.
         lane.wait_for_more(&mut scene.guest, base);
     }
     assert_eq!(fs::metadata(scene.host("file")).unwrap().len(), LONG);
@@ -322,6 +341,7 @@ fn a_stop_waits_for_few_of_many_copies() {
 struct Numbers(u64);
 
 impl Numbers {
+    /// Returns a number below `limit`.
     fn below(&mut self, limit: u64) -> u64 {
         // xorshift64*
         self.0 ^= self.0 >> 12;
