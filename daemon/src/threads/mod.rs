@@ -1,4 +1,4 @@
-//! Threads: how each is prepared before it serves, and how threads are started on demand.
+//! Preparation of threads before they serve, and start of threads on demand.
 
 mod spawner;
 mod task_thread;
@@ -61,7 +61,8 @@ impl ThreadSetup {
     /// Starts a thread and waits until it is prepared; see [`ThreadSetup::enter`].
     ///
     /// # Errors
-    /// The host has no room for a thread, or the thread cannot be prepared. Then nothing runs.
+    /// The host has no room for a thread, or the thread cannot be prepared. Then `run` is not
+    /// called.
     pub(crate) fn spawn(
         &self,
         name: &str,
@@ -94,7 +95,8 @@ impl ThreadSetup {
         self.confine(kind)
     }
 
-    /// Takes away the rights that a thread of this kind does not need, and nothing else.
+    /// Gives up the rights that a thread of this kind does not need. Umask and working directory
+    /// stay the same.
     ///
     /// # Errors
     /// The host's error; the thread must then serve nothing.
@@ -103,7 +105,8 @@ impl ThreadSetup {
     }
 
     /// Checks that threads can have their own umask and working directory, with a thread that ends
-    /// at once. A failure in a serving thread would stop every queue of a guest that has mounted.
+    /// at once. Without this check, the failure of a serving thread would stop the queues of a
+    /// guest that has already mounted the share.
     ///
     /// # Errors
     /// The host's error.

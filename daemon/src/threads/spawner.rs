@@ -12,17 +12,17 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
-/// Something whose threads are started when there is work for them.
+/// A client of the [`Spawner`]. Its threads are started when there is work for them.
 pub(crate) trait OnDemand: Send + Sync {
-    /// Starts the threads that are missing. False: the host has no room for one, so this is called
-    /// again after [`SPAWN_RETRY`].
+    /// Starts the threads that are missing. Returns false if the host has no room for one. Then
+    /// this is called again after [`SPAWN_RETRY`].
     fn start_missing(self: Arc<Self>) -> bool;
 }
 
 /// Passes requests for threads to the control thread.
 pub(crate) struct Spawner {
-    /// Readable when there are new requests. `None`: each thread starts the threads that it asks
-    /// for, which no filter forbids.
+    /// Readable when there are new requests. `None`: no thread has a filter, and each starts the
+    /// threads that it asks for.
     event: Option<OwnedFd>,
     asked: Mutex<Vec<Weak<dyn OnDemand>>>,
 }
@@ -48,7 +48,7 @@ impl Spawner {
         Self { event: None, asked: Mutex::default() }
     }
 
-    /// Makes the control thread call [`OnDemand::start_missing`]. The caller holds no lock that this
+    /// Makes the control thread call [`OnDemand::start_missing`]. The caller holds no lock that the
     /// function takes.
     pub(crate) fn ask(&self, client: Weak<dyn OnDemand>) {
         {
@@ -98,10 +98,10 @@ impl Spawner {
         }
     }
 
-    /// Starts what was asked for. False: something is to be tried again.
+    /// Starts the threads that were asked for. Returns false if a start must be tried again.
     fn start_asked(&self) -> bool {
         let mut asked = std::mem::take(&mut *self.asked.lock());
-        // Not under the lock: a thread that was started may ask for more.
+        // The lock is not held: a started thread may ask for more threads.
         asked.retain(|client| client.upgrade().is_some_and(|client| !client.start_missing()));
         let all = asked.is_empty();
         self.asked.lock().append(&mut asked);
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Fails so many times.
+    /// A client whose first `failures` calls fail.
     #[derive(Default)]
     struct Client {
         failures: AtomicUsize,

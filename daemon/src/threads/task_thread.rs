@@ -12,22 +12,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What a [`TaskThread`] does.
+/// The work of a [`TaskThread`].
 pub(crate) trait TaskRunner: Send + Sync + 'static {
-    /// What is to be done once.
+    /// One piece of work.
     type Task: Send;
 
     /// Carries out a task.
     fn run(&self, task: Self::Task);
 
-    /// Does what is due at the time of [`TaskThread::call_at`]. Returns when it is due again.
+    /// Does the work that is due at the time given to [`TaskThread::call_at`]. Returns the time at
+    /// which it is due again.
     fn run_due(&self) -> Option<Instant> {
         None
     }
 }
 
-/// Carries out tasks in order, on a thread that is started for them and ends when there was none
-/// for [`THREAD_IDLE`].
+/// Carries out tasks in order, on a thread that is started for the first one. The thread ends when
+/// there was no task for [`THREAD_IDLE`].
 ///
 /// If the host has no room for the thread, the control thread carries out the tasks. It starts no
 /// other thread meanwhile.
@@ -47,12 +48,12 @@ struct TaskState<T> {
     /// When to call [`TaskRunner::run_due`].
     due: Option<Instant>,
     has_thread: bool,
-    /// The handle is gone: the thread ends after the tasks that are left.
+    /// The [`TaskThread`] was dropped. The thread ends after the remaining tasks.
     is_over: bool,
 }
 
 impl<T> TaskState<T> {
-    /// Takes what is to be done now.
+    /// Takes the next work, if there is any now.
     fn take(&mut self) -> Option<NextTask<T>> {
         if self.due.take_if(|due| *due <= clock::now()).is_some() {
             return Some(NextTask::Due);
@@ -60,7 +61,7 @@ impl<T> TaskState<T> {
         self.tasks.pop_front().map(NextTask::Task)
     }
 
-    /// Makes [`TaskRunner::run_due`] be called at `due` at the latest.
+    /// Schedules a call of [`TaskRunner::run_due`] at `due`, unless an earlier one is scheduled.
     fn set_due(&mut self, due: Instant) {
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
@@ -70,7 +71,7 @@ impl<T> TaskState<T> {
     }
 }
 
-/// What the thread does next.
+/// Next work of the thread.
 enum NextTask<T> {
     Task(T),
     Due,
@@ -90,10 +91,10 @@ impl<R: TaskRunner> TaskThread<R> {
         Self(Arc::new(TaskThreadShared { name, setup, runner, state, changed, log }))
     }
 
-    /// Adds a task, or returns it if `len_max` tasks already wait.
+    /// Adds a task to be carried out after the others.
     ///
     /// # Errors
-    /// The task.
+    /// The task, if `len_max` tasks already wait.
     pub(crate) fn submit(&self, task: R::Task, len_max: usize) -> Result<(), R::Task> {
         let mut state = self.0.state.lock();
         if state.tasks.len() >= len_max {
@@ -139,7 +140,7 @@ impl<R: TaskRunner> TaskThreadShared<R> {
         }
     }
 
-    /// Waits for work. `None`: the thread must end, and is no longer counted.
+    /// Waits for work. Returns `None` if the thread must end. Then it is no longer counted.
     fn next(&self) -> Option<NextTask<R::Task>> {
         let mut state = self.state.lock();
         let idle_end = clock::now().checked_add(THREAD_IDLE);
@@ -214,7 +215,7 @@ mod tests {
 
     type Ran = (Option<u32>, ThreadId);
 
-    /// Notes what it runs, and on which thread. Panics at task 0. Is due twice.
+    /// Records each task and the thread that runs it. Panics at task 0. Is due twice.
     #[derive(Default)]
     struct Notes {
         ran: Arc<Mutex<Vec<Ran>>>,
@@ -243,7 +244,7 @@ mod tests {
         }
     }
 
-    /// Waits until so many tasks have run, and returns them.
+    /// Waits until `count` tasks have run, and returns them.
     fn wait(ran: &Mutex<Vec<Ran>>, changed: &EventCounter, count: usize) -> Vec<Ran> {
         loop {
             let seen = changed.count();

@@ -1,9 +1,8 @@
 //! A checked walk of one descriptor chain of a split virtqueue (virtio 1.3, 2.7.5).
 //!
 //! The guest's memory is hostile: every malformed chain is an error with a name, never a chain that
-//! ends early. Each descriptor is read from guest memory once. The result is addresses that were
-//! checked against that memory, and no reference to it. So a chain can wait and move to another
-//! thread.
+//! ends early. The walk reads each descriptor from guest memory once. Its result holds checked
+//! addresses and no reference into guest memory, so a chain can wait and move to another thread.
 
 use crate::guest_view::GuestView;
 use crate::io_vectors::{IoVectors, Piece};
@@ -18,7 +17,7 @@ use vm_memory::{
 /// Bytes of one descriptor.
 const DESCRIPTOR_LEN: u32 = 16;
 
-/// Why a chain is malformed. Only that request fails.
+/// Reason why a chain is malformed. Only that request fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
     /// A descriptor index that the table does not have.
@@ -32,16 +31,16 @@ pub enum ChainError {
     /// More descriptors than the table has: a loop.
     #[error("more than {limit} descriptors in one chain: a loop, or too long")]
     TooLong {
-        /// What would have been allowed.
+        /// Largest permitted number of descriptors.
         limit: u16,
     },
-    /// The descriptor cannot be read from where the table should be.
+    /// A descriptor of a table lies outside memory.
     #[error("no descriptor table at {address:#x}")]
     TableOutsideMemory {
         /// Guest physical address of the descriptor.
         address: u64,
     },
-    /// A buffer of no bytes.
+    /// A buffer of length 0.
     #[error("descriptor {index} has no length")]
     ZeroLength {
         /// The descriptor.
@@ -67,7 +66,7 @@ pub enum ChainError {
         /// The descriptor.
         index: u16,
     },
-    /// An indirect table that was never negotiated.
+    /// An indirect table without the feature `VIRTIO_F_RING_INDIRECT_DESC`.
     #[error("indirect descriptor without VIRTIO_F_RING_INDIRECT_DESC")]
     IndirectNotNegotiated,
     /// An indirect table within an indirect table.
@@ -76,7 +75,7 @@ pub enum ChainError {
     /// An indirect table that is not the end of its chain.
     #[error("indirect descriptor with a next descriptor")]
     IndirectWithNext,
-    /// An indirect table whose length is no whole number of descriptors, none, or too many.
+    /// An indirect table whose length is 0, too large, or not a multiple of a descriptor's length.
     #[error("indirect table of {len} bytes")]
     IndirectLength {
         /// Bytes.
@@ -96,8 +95,8 @@ pub struct DescriptorTable {
     pub count: u16,
 }
 
-/// The buffers of one request. One value serves many requests without allocating: it keeps its
-/// memory, which is never more than the longest chain needs.
+/// The buffers of one request. A value is used for one request after another and keeps its memory,
+/// so a request allocates nothing. The memory is never more than the longest chain needs.
 #[derive(Debug, Default)]
 pub struct Chain {
     /// First the buffers of the message, then those for the reply, each in order.
@@ -107,11 +106,11 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Replaces the buffers by those of the chain that begins at descriptor `head` of `table`.
-    /// `indirect`: whether `VIRTIO_F_RING_INDIRECT_DESC` was negotiated.
+    /// Replaces the buffers with those of the chain that begins at descriptor `head` of `table`.
+    /// `indirect` says whether `VIRTIO_F_RING_INDIRECT_DESC` was negotiated.
     ///
     /// # Errors
-    /// The first error of a malformed chain, of which no buffer is kept.
+    /// The first error of a malformed chain. Then there are no buffers.
     pub fn walk<'m>(
         &mut self,
         memory: impl Into<GuestView<'m>>,
@@ -147,18 +146,18 @@ impl Chain {
         self.pieces.get(self.readable_count..).unwrap_or_default()
     }
 
-    /// Returns the message in `memory`, which may be newer than the memory that was walked: a piece
-    /// that is no longer in it ends the message.
+    /// Returns the message in `memory`, which may be newer than the memory that was walked. The
+    /// message ends before the first piece that is no longer in memory.
     pub fn message<'a>(&'a self, memory: impl Into<GuestView<'a>>) -> IoVectors<'a> {
         IoVectors::guest(memory, self.readable())
     }
 
-    /// Returns the room for the reply in `memory`; as [`Chain::message`].
+    /// Returns the space for the reply in `memory`, under the same rule as [`Chain::message`].
     pub fn room<'a>(&'a self, memory: impl Into<GuestView<'a>>) -> IoVectors<'a> {
         IoVectors::guest(memory, self.writable())
     }
 
-    /// Returns the bytes of message and room.
+    /// Returns the number of bytes of the message and of the space for the reply.
     pub const fn len(&self) -> u32 {
         self.bytes
     }
@@ -168,7 +167,7 @@ impl Chain {
         self.pieces.is_empty()
     }
 
-    /// Returns the bytes of the daemon's memory that this takes.
+    /// Returns the number of bytes of the daemon's memory that the chain takes.
     pub const fn footprint(&self) -> usize {
         self.pieces.capacity().saturating_mul(size_of::<Piece>())
     }
@@ -179,7 +178,7 @@ struct Walk<'m, 'c> {
     chain: &'c mut Chain,
 }
 
-/// The memory of a table, if it is in one region, as for every well-behaved guest.
+/// The memory of a table, if it is in one region. It is for every well-behaved guest.
 type TableMemory<'m> = Option<VolatileSlice<'m>>;
 
 impl<'m> Walk<'m, '_> {
@@ -207,8 +206,8 @@ impl<'m> Walk<'m, '_> {
             }
             index = descriptor.next();
         }
-        // A head that the table does not have was refused by `read`; an empty table never gets
-        // there.
+        // The chain is a loop, or the table is empty. `read` refuses a head that the table does not
+        // have.
         Err(ChainError::TooLong { limit: table.count })
     }
 

@@ -18,12 +18,12 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// A deferred request with its way back.
+/// A deferred request, with the way to answer it.
 pub(super) trait DeferredRequest: Send + 'static {
     /// Returns what it waits for.
     fn deferred(&self) -> &Deferred;
 
-    /// Returns the queue from which it was taken. A transport without queues has one.
+    /// Returns the queue from which it was taken; 0 in a transport without queues.
     fn queue(&self) -> usize {
         0
     }
@@ -34,8 +34,8 @@ pub(super) trait DeferredRequest: Send + 'static {
     }
 
     /// Puts it back into the available ring of its queue, which is being stopped, as if it had not
-    /// been taken. False: a later request of that queue was answered, or may be, so this one must
-    /// be answered too.
+    /// been taken. Returns false if a later request of that queue was answered or may be answered:
+    /// then this one must be answered too.
     fn put_back(&self) -> bool {
         false
     }
@@ -44,7 +44,7 @@ pub(super) trait DeferredRequest: Send + 'static {
     fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch);
 }
 
-/// What a look at one request has found.
+/// Result of a look at one request.
 enum Look {
     Result(Result<(), Errno>),
     WaitsOn,
@@ -79,11 +79,11 @@ impl<R: DeferredRequest> DeferredRequests<R> {
         Self(Arc::new(DeferredShared { wake: Arc::clone(session.wake_event()), list }))
     }
 
-    /// Starts the thread that answers them. It ends at [`Self::end`], or when this is dropped. It
-    /// calls `also` each time [`Session::wake_event`] was notified.
+    /// Starts the thread that answers the requests. It ends at [`Self::end`], or when this value is
+    /// dropped. It calls `also` each time [`Session::wake_event`] was notified.
     ///
     /// # Errors
-    /// The host has no thread left, or the thread cannot be prepared.
+    /// The host has no room for a thread, or the thread cannot be prepared.
     pub(super) fn start_thread<F: FileSystem + 'static>(
         &self,
         session: &Arc<Session<F>>,
@@ -102,15 +102,15 @@ impl<R: DeferredRequest> DeferredRequests<R> {
 }
 
 impl<R> DeferredRequests<R> {
-    /// Puts back or answers the requests of a queue that may wait for long, because the queue is
-    /// being stopped. It takes no more requests, and the thread that stops it waits for those that
-    /// were taken.
+    /// Makes the thread put back or answer the requests of a queue that may wait for long, because
+    /// the queue is being stopped. The queue takes no more requests, and the thread that stops it
+    /// waits for the requests that were taken.
     pub(super) fn hurry(&self, queue: usize) {
         self.0.lock().stopping.push(queue);
         self.0.wake.notify();
     }
 
-    /// Ends [`Self::hurry`]: the queue was stopped.
+    /// Ends [`Self::hurry`], when the queue has stopped.
     pub(super) fn end_hurry(&self, queue: usize) {
         self.0.lock().stopping.retain(|stopping| *stopping != queue);
     }
@@ -146,8 +146,8 @@ impl<R: DeferredRequest> DeferredShared<R> {
             also(&mut scratch);
             let mut waiting = self.take_all();
             let mut untried = Vec::new();
-            // Not under the lock: a look may ask the host, and a queue thread may have one more
-            // request to add.
+            // The lock is not held: a look may call the host, and a queue thread may add a request
+            // meanwhile.
             for _ in 0..waiting.len() {
                 let Some(request) = waiting.pop_front() else { break };
                 let may_try = tries_locks && clock::elapsed(began) < LOCK_TRIES_TIME;
@@ -161,7 +161,7 @@ impl<R: DeferredRequest> DeferredShared<R> {
             if tries_locks {
                 rested = clock::now().checked_add(clock::elapsed(began) * LOCK_TRIES_REST).unwrap_or(began);
             }
-            // Those that were not tried come first next time.
+            // The requests that were not tried come first next time.
             let again = waiting.iter().filter_map(|request| session.next_look(request.deferred())).min();
             let again = if untried.is_empty() { again } else { Some(rested) };
             untried.extend(waiting);

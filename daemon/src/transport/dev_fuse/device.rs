@@ -1,4 +1,4 @@
-//! The way of a reply to `/dev/fuse`: header and body in one write.
+//! Replies to `/dev/fuse`: header and body in one write.
 
 use crate::filesystem::FileSystem;
 use crate::io_vectors::IoVectors;
@@ -11,13 +11,14 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
-/// Replies that the kernel refuses, for the log.
+/// Limits log lines about replies that the kernel refuses.
 static REFUSED: Source = Source::new();
 
-/// What is left to do after the session has served a request.
+/// The work that remains after the session has served a request.
 #[derive(Debug, Default)]
 pub(super) struct DeviceReceipt {
-    /// A reply whose body is in the reply buffer. It is written when nothing else uses the buffer.
+    /// A reply whose body is in the reply buffer. It is written when the session no longer uses the
+    /// buffer.
     in_place: Option<([u8; OUT_HEADER_LEN], usize)>,
     /// The reply is an error.
     pub(super) is_error: bool,

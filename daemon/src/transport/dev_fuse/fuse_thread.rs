@@ -18,19 +18,19 @@ use vm_memory::VolatileSlice;
 /// Room for the header and the arguments before the data of the largest WRITE; the kernel wants at
 /// least 8,192 bytes of buffer in all (`FUSE_MIN_READ_BUFFER`).
 const MESSAGE_ROOM: usize = 4096;
-/// More than any disk asks for.
+/// Alignment of file data in bytes, enough for O_DIRECT on any disk.
 const PAGE_LEN: usize = 4096;
 
-/// What ends serving early.
+/// Reason why serving ends early.
 #[derive(Debug, thiserror::Error)]
 pub enum FuseError {
     /// `/dev/fuse` could not be read.
     #[error("/dev/fuse: cannot read requests: {source}; mount again")]
     Read {
-        /// Why.
+        /// Error of the host.
         source: io::Error,
     },
-    /// The kernel refused the reply to INIT, or was refused.
+    /// The kernel refused the reply to INIT, or its INIT was refused.
     #[error("/dev/fuse: the kernel and pinhole could not agree on INIT: use Linux 5.0 (FUSE 7.27) or later")]
     Init,
     /// A bug in pinhole. The log has the panic's message.
@@ -41,7 +41,7 @@ pub enum FuseError {
         "--threads: cannot prepare a serving thread: {source}; raise the limit on threads (TasksMax, RLIMIT_NPROC)"
     )]
     Thread {
-        /// Why.
+        /// Error of the host.
         source: io::Error,
     },
 }
@@ -76,21 +76,21 @@ impl PageBuffer {
     }
 }
 
-/// What one pass of the loop did.
+/// Result of one pass of the loop.
 enum Turn {
     /// A request was served.
     Served {
         /// The reply was an error.
         is_error: bool,
     },
-    /// There was nothing to serve this time.
+    /// No request was read. The loop reads again.
     Again,
     /// The mount is gone.
     Gone,
 }
 
 impl<'s, F: FileSystem> FuseThread<'s, F> {
-    /// Prepares the calling thread.
+    /// Prepares the calling thread and allocates its buffers.
     pub(super) fn new(
         threads: &ThreadSetup,
         session: &'s Session<F>,
@@ -177,7 +177,7 @@ fn throttle<F: FileSystem>(session: &Session<F>, message: &[u8]) {
     }
 }
 
-/// Splits the data of a WRITE from what is decoded.
+/// Splits a message into the part that is decoded and the data of a WRITE.
 fn split(bytes: &mut [u8]) -> (&[u8], IoVectors<'_>) {
     let copied = copied_len(Opcode::of_message(bytes), bytes.len());
     let (message, data) = bytes.split_at_mut(copied.min(bytes.len()));

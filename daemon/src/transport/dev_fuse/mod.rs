@@ -1,5 +1,4 @@
-//! The second, small transport: a session served on `/dev/fuse` of the same host, for `pinhole
-//! mount`.
+//! The transport of `pinhole mount`: serves a session on `/dev/fuse` of the same host.
 //!
 //! The kernel passes one whole request with each read and takes one whole reply with each write. So
 //! there are no queues, no guest memory and no device configuration here. The caller is the host's

@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub const MOUNT_OPTIONS: &str =
     "ro, rw, suid, nosuid, dev, nodev, exec, noexec, atime, noatime, nodiratime, sync, async, dirsync";
 
-/// What to mount where.
+/// The directory to share and the place to mount it.
 #[derive(Clone, Debug)]
 pub struct MountRequest {
     /// The directory that is shared; the first column of the mount table.
@@ -28,7 +28,7 @@ pub struct MountRequest {
     pub options: Vec<String>,
 }
 
-/// Why there is no mount.
+/// Reason why there is no mount.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum MountError {
@@ -91,18 +91,19 @@ impl Mounted {
         &self.device
     }
 
-    /// Does not unmount: another process has done it.
+    /// Drops the mount without unmounting it, because another process has done that.
     pub(super) fn forget(mut self) {
         self.gone = true;
     }
 
-    /// Unmounts. `true`: the mount was busy, so only its name is gone and its users still have it.
+    /// Unmounts. Returns true if the mount was busy: then its name is gone, and programs still use
+    /// it.
     pub(super) fn unmount(mut self) -> bool {
         self.gone = true;
         self.take_away()
     }
 
-    /// Unmounts, also for a drop.
+    /// Unmounts; see [`Mounted::unmount`].
     fn take_away(&self) -> bool {
         let outcome = match self.by {
             Mounter::Root(own) => own.unmount(self.device.as_fd()),

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// `STATX_MNT_ID_UNIQUE`, Linux 6.8.
 const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
-/// A mount of this process's own.
+/// A mount that this process has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OwnMount {
     /// The number in the mount table. The kernel reuses it when this mount is gone.
@@ -40,7 +40,7 @@ impl OwnMount {
         Ok(own)
     }
 
-    /// Unmounts. `true`: programs still use the mount, so only its name is gone.
+    /// Unmounts. Returns true if programs still use the mount: then only its name is gone.
     ///
     /// # Errors
     /// The mount has no name any more, or is under another mount.
@@ -53,7 +53,7 @@ impl OwnMount {
         if Self::of(found.as_fd())? != self {
             return Err(io::Error::other("another mount lies in its place"));
         }
-        // No NOFOLLOW: the number is a link, to the mount and nowhere else.
+        // No NOFOLLOW: the path is a link to the mount.
         rustix::mount::unmount(format!("/proc/self/fd/{}", found.as_raw_fd()), UnmountFlags::DETACH)?;
         // An unused mount is gone after this, and the device then reports it.
         drop(found);
@@ -74,7 +74,7 @@ impl OwnMount {
         Ok(Self { id, unique: number(MNT_ID_UNIQUE)? })
     }
 
-    /// Returns the mount point that a line of the mount table has for it.
+    /// Returns the mount point in a line of the mount table, if that line is for this mount.
     fn place_in(self, line: &[u8]) -> Option<PathBuf> {
         let mut fields = line.split(|byte| *byte == b' ');
         let id = std::str::from_utf8(fields.next()?).ok()?;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// What [`Service::run`] waits for.
+/// An event for which [`Service::run`] waits.
 #[derive(Debug)]
 enum Event {
     ThreadEnded(Result<(), FuseError>),
@@ -43,14 +43,15 @@ pub struct Service<F> {
     events: (Arc<Sender<Event>>, Receiver<Event>),
 }
 
-/// The most events that wait. A thread that has one more waits itself.
+/// Largest number of events that wait. A thread that sends one more waits.
 const EVENTS_MAX: usize = 64;
 
-/// How long threads may take to see that the mount is gone.
+/// Longest wait for a thread to notice that the mount is gone.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
 impl<F: FileSystem + 'static> Service<F> {
-    /// Serves `mounted` from `session`, with threads that `threads` prepares.
+    /// Makes the service of `mounted`. `session` serves its requests, on threads that `threads`
+    /// prepares.
     pub fn new(mounted: Mounted, session: Arc<Session<F>>, threads: ThreadSetup) -> Self {
         let (tell, told) = bounded_channel(EVENTS_MAX);
         Self { mounted, session, threads, events: (Arc::new(tell), told) }
@@ -61,8 +62,8 @@ impl<F: FileSystem + 'static> Service<F> {
         StopMount(Arc::clone(&self.events.0))
     }
 
-    /// Serves with so many threads until the mount is gone. Calls `ready` when INIT was answered:
-    /// from then on the mount answers.
+    /// Serves with `threads` threads until the mount is gone. Calls `ready` when INIT was answered:
+    /// from then on programs can use the mount.
     ///
     /// # Errors
     /// The reason why it does not serve. The mount is then gone too.
@@ -116,7 +117,8 @@ impl<F: FileSystem + 'static> Service<F> {
         Ok(())
     }
 
-    /// Unmounts and gives the threads a moment to end. Those of a busy mount end with the process.
+    /// Unmounts and waits for the threads to end, [`END_LIMIT`] for each. The threads of a busy
+    /// mount end with the process.
     fn finish(self, mut running: u16) {
         let Self { mounted, session, events: (_, ended), .. } = self;
         let busy = mounted.unmount();
@@ -136,7 +138,8 @@ impl<F: FileSystem + 'static> Service<F> {
     ) -> Result<thread::JoinHandle<()>, FuseError> {
         let events = Arc::clone(&self.events.0);
         let report = move || {
-            // A thread that is lost would leave its callers waiting, so it ends the mount.
+            // If a panic ended only the thread, programs would wait forever for its reply. So a
+            // panic ends the mount.
             let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(FuseError::Panicked));
             // Ignore the result: the service may be ending already.
             drop(events.send(Event::ThreadEnded(outcome)));
@@ -180,7 +183,7 @@ mod tests {
         }
         stop.stop();
         serving.join().unwrap().unwrap();
-        // Only what was mounted over was broken.
+        // The directory under the mount was never broken.
         std::fs::metadata(mountpoint.path()).unwrap();
     }
 }

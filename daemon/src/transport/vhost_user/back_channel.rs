@@ -1,7 +1,7 @@
 //! The back channel for the DAX window: `SHMEM_MAP` and `SHMEM_UNMAP` of shared memory region 0.
 //!
 //! The vhost crate sends a message and waits for its reply under a mutex, without a time limit. So
-//! a thread of its own does nothing else, and no other thread waits for it without a time limit.
+//! one thread does only that, and every other thread waits for it with a time limit.
 
 use crate::log_budget::Source;
 use crate::window::{MapMessage, ShmemFrontEnd, Window};
@@ -13,7 +13,7 @@ use std::thread;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags};
 use vhost::vhost_user::{Backend, Error as ProtocolError, VhostUserFrontendReqHandler as _};
 
-/// Errors of back channels, for the log.
+/// Limits log lines about errors of back channels.
 static LOG: Source = Source::new();
 
 /// Front-end behind the back channel.
@@ -44,7 +44,8 @@ fn request(window_offset: u64, len: u64) -> VhostUserMMap {
     VhostUserMMap { shmid: 0, shm_offset: window_offset, len, ..VhostUserMMap::default() }
 }
 
-/// A refusal is a reply. After any other error the channel cannot be used.
+/// Returns the kind of an error. A refusal is a reply. After any other error the channel cannot be
+/// used.
 fn failure(error: &io::Error) -> Failure {
     let source = error.get_ref().and_then(|source| source.downcast_ref());
     if matches!(source, Some(ProtocolError::FrontendInternalError)) {

@@ -1,5 +1,5 @@
 //! The virtio-fs device (virtio 1.3, 5.11) and its rings, as the crate vhost-user-backend uses
-//! them. All workarounds for that crate are here. Each has a comment that begins with the word.
+//! them. All workarounds for that crate are here. Each has a comment that begins with "Workaround".
 //!
 //! The crate's rings do not know queue threads. [`QueueVring`] wraps one and adjusts the daemon's
 //! ring after every change that the front-end makes: a thread serves the ring exactly while the
@@ -172,9 +172,9 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
         self.acked_features.store(features, Ordering::Release);
     }
 
-    /// Workaround: offers what `vhost-user-backend` really supports. Not INFLIGHT_SHMFD, which it
-    /// refuses later, nor STATUS, which ends the connection. No LOG_SHMFD: the host writes into
-    /// guest memory past any dirty bitmap.
+    /// Workaround: offers only the features that `vhost-user-backend` really supports. It refuses
+    /// INFLIGHT_SHMFD later, and STATUS ends the connection. LOG_SHMFD is missing because the host
+    /// writes into guest memory without marking a dirty bitmap.
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         let config = if self.options.tag.is_some() {
             VhostUserProtocolFeatures::CONFIG
@@ -196,12 +196,12 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
             | VhostUserProtocolFeatures::RESET_DEVICE
     }
 
-    /// The crate has disabled the queues, so their threads have stopped.
+    /// Forgets the guest. The crate has disabled the queues, so their threads have stopped.
     fn reset_device(&self) {
         self.stop();
     }
 
-    /// The crate has told each queue.
+    /// Does nothing, because the crate has told each queue.
     fn set_event_idx(&self, _enabled: bool) {}
 
     /// Returns exactly `size` bytes, padded with zeros: a front-end hangs on any other length.
@@ -212,7 +212,7 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
         bytes.chain(std::iter::repeat(0)).take(usize::try_from(size).unwrap_or(0)).collect()
     }
 
-    /// The driver of a virtio-fs device may write nothing in the configuration.
+    /// Refuses each write: the configuration of a virtio-fs device is read-only for the driver.
     fn set_config(&self, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
@@ -244,8 +244,8 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
     }
 }
 
-/// Makes an event of the front-end non-blocking: a queue thread that waits in a write to a full
-/// call event, or in a read of a kick event that is empty, could not be stopped.
+/// Makes an event of the front-end non-blocking. A queue thread that blocks in a write to a full
+/// call event, or in a read of an empty kick event, could not be stopped.
 fn unblock(ring: &Ring, event: Option<&File>) {
     let Some(event) = event else { return };
     let outcome = rustix::fs::fcntl_getfl(event)

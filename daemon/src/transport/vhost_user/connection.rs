@@ -25,7 +25,7 @@ static NOT_SERVED: Source = Source::new();
 /// forgotten before the next one begins, or before this returns.
 ///
 /// # Errors
-/// Only what keeps the daemon from serving at all. An error of a front-end ends only its
+/// An error that keeps the daemon from serving at all. An error of a front-end ends only its
 /// connection.
 pub fn serve<F: FileSystem + 'static>(
     listener: &SocketListener,
@@ -54,7 +54,7 @@ pub fn serve<F: FileSystem + 'static>(
     Ok(())
 }
 
-/// Waits for a connection. False: it is time to stop.
+/// Waits for a connection. Returns false if it is time to stop.
 fn wait_for_connection(listener: &SocketListener, stop: &Stop) -> Result<bool, ServeError> {
     loop {
         let mut polled = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.event(), PollFlags::IN)];
@@ -72,7 +72,7 @@ fn pause(stop: &Stop) {
     let mut polled = [PollFd::new(stop.event(), PollFlags::IN)];
     let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
     if let Err(error) = rustix::event::poll(&mut polled, Some(&second)) {
-        tracing::debug!(%error, "a pause cut short");
+        tracing::debug!(%error, "a pause was cut short");
     }
 }
 
@@ -83,7 +83,7 @@ fn serve_one<F: FileSystem + 'static>(
     stop: &Stop,
 ) -> Result<(), ServeError> {
     let limits = PoolLimits { threads: options.pool_threads, requests: options.pool_requests_max };
-    // It has a thread before the front-end is accepted, so every request has one to serve it.
+    // The service has a thread before the front-end is accepted, so every request can be served.
     let offload =
         OffloadService::start(session, limits, options.threads.clone()).map_err(ServeError::Offload)?;
     let served = Device::connect(session, options, &offload, threads).and_then(|(device, mut daemon)| {

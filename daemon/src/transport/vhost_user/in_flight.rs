@@ -8,8 +8,8 @@
 //! longer than that (a FALLOCATE of gigabytes) is the last that its queue takes until it is done:
 //! then it can be put back between any two of its steps.
 //!
-//! All requests behind one that is held back wait with it. If they were answered first, the one in
-//! front could no longer be put back. They wait about as long as the pool takes for what it has.
+//! The requests behind a request that is held back wait too. If they were answered first, it could
+//! no longer be put back. They wait about as long as the pool takes for the requests that it has.
 
 use super::split_ring::RingPlace;
 use crate::limits::BACKLOG_TIME_MAX;
@@ -30,9 +30,9 @@ pub(super) struct InFlightCounts {
     deferred: usize,
     /// Requests that were passed to the pool.
     offloaded: usize,
-    /// How long the host may take for those.
+    /// Time that the host may take for those.
     time: Duration,
-    /// One of them may take longer, and is the last.
+    /// One of them may take longer. No request is taken after it until it is done.
     is_closed: bool,
     /// The queue thread waits until one of them is done.
     pub(super) is_awaited: bool,
@@ -74,7 +74,7 @@ impl InFlightCounts {
         *count = count.saturating_add(1);
     }
 
-    /// Counts a request that leaves this stage. True: it was the last one.
+    /// Counts a request that leaves this stage. Returns whether it was the last one.
     pub(super) const fn leave(&mut self, stage: Stage) -> bool {
         let count = self.count(stage);
         *count = count.saturating_sub(1);
@@ -132,26 +132,26 @@ impl InFlightCounts {
     }
 }
 
-/// The end of what was taken from one ring: which requests can be put back when the queue thread
-/// has stopped.
+/// The requests that were taken from one ring. Decides which of them can be put back when the queue
+/// thread has stopped.
 ///
 /// The front-end gets one index for a ring that is stopped, and starts the ring again from there:
 /// all requests before it were answered, and all from it on are offered again. So a request can be
-/// put back only while no later one was answered, or will be. That holds for the last request that
-/// was taken; when that is put back, for the one before it; and so on, until there is one that was
-/// answered or is being carried out. Whatever holds a request that has not begun asks to put it
-/// back, from the last one on, and carries it out if that is refused.
+/// put back only if no later one was answered or will be answered. That is true of the last request
+/// that was taken. When it is put back, that is true of the one before it, and so on, until one was
+/// answered or is being carried out. The holder of requests that have not begun asks to put them
+/// back, from the last one on. If that is refused for a request, the holder carries it out.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    /// Requests that were taken and not put back. `None`: the queue thread may take more, so none
-    /// can be put back.
+    /// Requests that were taken and not put back. `None`: the queue thread may take more, so no
+    /// request can be put back.
     taken: Option<u64>,
     /// The connection is over or the device is reset: the guest waits for no reply.
     is_abandoned: bool,
 }
 
 impl Tail {
-    /// Notes that a queue thread has stopped which has taken so many requests.
+    /// Notes that the queue thread has stopped after it has taken `taken` requests.
     pub(super) const fn close(&mut self, taken: u64) {
         self.taken = Some(taken);
     }
@@ -165,7 +165,8 @@ impl Tail {
         self.is_abandoned
     }
 
-    /// Puts back a request that was taken and not answered. False: it is to be carried out.
+    /// Puts back a request that was taken and not answered. Returns false if it must be carried
+    /// out.
     pub(super) fn put_back(&mut self, place: RingPlace) -> bool {
         if self.is_abandoned {
             return true;
@@ -177,7 +178,8 @@ impl Tail {
         is_last
     }
 
-    /// Returns how many requests stay taken, once the queue thread has stopped without an error.
+    /// Returns the number of requests that stay taken, once the queue thread has stopped without an
+    /// error.
     pub(super) const fn taken(&self) -> Option<u64> {
         self.taken
     }
@@ -269,7 +271,7 @@ mod tests {
 
     proptest! {
         /// Requests that were answered, that have begun, and that have not begun, in any order:
-        /// exactly those behind the index are put back, and none behind it is answered.
+        /// exactly those behind the index are put back, and no request behind it is answered.
         #[test]
         fn every_request_is_answered_or_behind_the_index(
             begun in proptest::collection::vec(any::<bool>(), 0..40),
@@ -279,7 +281,7 @@ mod tests {
             tail.close(begun.len() as u64);
             let mut unbegun: Vec<u64> = (0u64..).zip(&begun).filter(|(_, begun)| !**begun).map(|(n, _)| n).collect();
             let mut put_back = Vec::new();
-            // Requests are offered in any order and more than once; one that is refused is carried
+            // Requests are offered in any order and more than once. A refused request is carried
             // out.
             for index in order {
                 if unbegun.is_empty() { break; }

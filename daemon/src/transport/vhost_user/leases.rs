@@ -1,10 +1,10 @@
 //! Requests of a queue that wait for another process of the host to give up its lease on a file
 //! (`F_SETLEASE` of fcntl(2)), which may take 45 seconds.
 //!
-//! The first try, which did not wait, has made the host tell that process. Nothing announces that
-//! the lease is gone, so the queue thread tries again from time to time, each time as if the
-//! request had just come. Such a request holds no thread and no guest memory, and nothing of it was
-//! done.
+//! The first attempt, which did not wait, has made the host tell that process. The host does not
+//! announce that the lease is gone, so the queue thread tries again from time to time, each time as
+//! if the request had just come. Such a request holds no thread and no guest memory, and no part of
+//! it was carried out.
 
 use super::request::QueueRequest;
 use super::split_ring::RingPlace;
@@ -12,7 +12,7 @@ use crate::limits::{LEASE_RETRY_MAX, LEASE_RETRY_MIN, LEASE_WAIT_MAX, LEASED_REQ
 use crate::sync::clock;
 use std::time::{Duration, Instant};
 
-/// All such requests of one queue.
+/// The requests of one queue that wait for leases.
 #[derive(Debug, Default)]
 pub(super) struct Leases(Vec<LeaseWait>);
 
@@ -23,7 +23,7 @@ pub(super) struct LeaseWait {
     /// Where it was in the available ring.
     pub(super) place: RingPlace,
     pub(super) since: Instant,
-    /// When to try it again.
+    /// Time at which to try it again.
     pub(super) due: Instant,
 }
 
@@ -50,7 +50,7 @@ impl Leases {
         self.0.is_empty()
     }
 
-    /// Returns when to try the next one.
+    /// Returns the time at which to try the next one.
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.iter().map(|wait| wait.due).min()
     }
@@ -59,20 +59,20 @@ impl Leases {
         self.0.push(wait);
     }
 
-    /// Takes out one that is due.
+    /// Takes a request that is due.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<LeaseWait> {
         let at = self.0.iter().position(|wait| wait.due <= now)?;
         Some(self.0.remove(at))
     }
 
-    /// Puts one back that was tried without success.
+    /// Adds a request again that was tried without success.
     pub(super) fn put_back(&mut self, wait: LeaseWait) {
         let now = clock::now();
         let due = later(now, pause(now.saturating_duration_since(wait.since)));
         self.add(LeaseWait { due, ..wait });
     }
 
-    /// Takes out all of them, due or not.
+    /// Takes all requests, due or not.
     pub(super) fn take_all(&mut self) -> Vec<LeaseWait> {
         std::mem::take(&mut self.0)
     }

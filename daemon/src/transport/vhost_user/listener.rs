@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-/// Where VMMs connect.
+/// The socket to which VMMs connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAt {
     /// A socket made at this path, for the owner, and for a group if there is one.
@@ -32,7 +32,7 @@ impl SocketListener {
     /// Makes the socket, or takes the inherited one.
     ///
     /// # Errors
-    /// What prevents that, by name.
+    /// [`ServeError`] with the reason.
     pub fn bind(listen: &ListenAt) -> Result<Self, ServeError> {
         match listen {
             ListenAt::Path { path, group } => {
@@ -63,7 +63,7 @@ impl AsFd for SocketListener {
     }
 }
 
-/// Takes the listening socket that the daemon was started with. It is copied from this process by
+/// Takes the listening socket that the daemon was started with. The descriptor is copied by its
 /// number, so the copy has one owner.
 fn take_descriptor(number: RawFd) -> Result<SocketListener, ServeError> {
     let failed = |source: rustix::io::Errno| ServeError::Descriptor { number, source: source.into() };
@@ -123,7 +123,7 @@ mod tests {
         let asked = listener.socket.accept().map_err(|error| error.kind());
         assert!(
             matches!(asked, Err(std::io::ErrorKind::WouldBlock)),
-            "asking must not look like a connection"
+            "a check must not look like a connection"
         );
     }
 

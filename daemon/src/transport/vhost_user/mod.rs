@@ -2,11 +2,10 @@
 //!
 //! `connection` accepts and ends connections. `backend` is the device as the crate
 //! vhost-user-backend calls it. `ring` starts and stops the service of each queue on its
-//! `queue_thread`. The
-//! loop in `queue` takes requests from the `split_ring` and passes each `request` through
-//! [`super::chain`] to [`crate::session`] and back. `offload` serves requests that would hold up
-//! the queue. `deferred` has the requests that wait for the front-end, to which `back_channel`
-//! talks, or for a lock.
+//! `queue_thread`. The loop in `queue` takes requests from the `split_ring` and passes each
+//! `request` through [`super::chain`] to [`crate::session`] and back. `offload` serves requests
+//! that would hold up the queue. `deferred` has the requests that wait for the front-end, to which
+//! `back_channel` talks, or for a lock.
 
 mod back_channel;
 mod backend;
@@ -36,7 +35,7 @@ pub use options::{DeviceOptions, RequestQueues, RequestQueuesError, Tag, TagErro
 pub use socket_name::SocketName;
 pub use stop::Stop;
 
-/// What keeps the daemon from serving.
+/// Reason why the daemon cannot serve.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each field is what its message says")]
 pub enum ServeError {
@@ -58,7 +57,7 @@ pub enum ServeError {
     /// The descriptor could not be taken.
     #[error("--fd {number}: {source}; pass a listening Unix stream socket as this descriptor")]
     Descriptor { number: i32, source: io::Error },
-    /// The descriptor is something else.
+    /// The descriptor is no listening Unix stream socket.
     #[error("--fd {number} is not a listening Unix stream socket: pass one as this descriptor")]
     NotListening { number: i32 },
     /// Waiting for a connection failed.

@@ -37,8 +37,8 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A request that the pool serves. It uses no guest memory before it begins, and drops the memory
-/// before it is counted as gone.
+/// A request that the pool serves. It uses no guest memory before it begins, and releases the
+/// memory before it is counted as gone.
 #[derive(Debug)]
 pub(super) struct Offloaded {
     pub(super) request: QueueRequest,
@@ -55,24 +55,24 @@ pub(super) struct Offloaded {
     pub(super) may_begin_anew: bool,
 }
 
-/// How large a pool may become.
+/// Limits of a pool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PoolLimits {
-    /// Threads. With none, each queue waits for its own requests.
+    /// Number of threads. With 0, each queue waits for its own requests.
     pub(super) threads: u16,
-    /// Requests at once, waiting or being served.
+    /// Number of requests at once, waiting or being served.
     pub(super) requests: usize,
 }
 
-/// The offload service of one connection. [`OffloadService::end`] must be called: its threads hold
-/// it.
+/// The offload service of one connection. [`OffloadService::end`] must be called, because the
+/// threads hold references to it.
 pub(super) struct OffloadService<F> {
     session: Arc<Session<F>>,
     /// Requests that wait for the front-end, for a lock or for a file system to be durable.
     deferred: DeferredRequests<QueueDeferred>,
     answers: Mutex<Option<JoinHandle<()>>>,
     threads_max: usize,
-    /// Requests that may be here at once, waiting or being served.
+    /// Largest number of requests at once, waiting or being served.
     requests_max: usize,
     setup: ThreadSetup,
     state: Mutex<PoolState>,
@@ -193,8 +193,8 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         None
     }
 
-    /// Waits for room for one more request of so many bytes, but not past `until`, and not if
-    /// `is_over`.
+    /// Waits until there is room for one more request of `bytes` bytes, but not past `until`, and
+    /// not if `is_over` returns true.
     pub(super) fn wait_for_room(&self, bytes: usize, until: Option<Instant>, is_over: impl Fn() -> bool) {
         let is_full = |state: &mut PoolState| self.is_full_for(bytes, state) && !is_over();
         drop(self.room.wait_while(self.state.lock(), until, is_full));
@@ -216,7 +216,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
     }
 
     /// Takes withdrawn requests again, before all others: a stop of their queue waits for them.
-    /// They exceed the limits, because they had a place before.
+    /// They may exceed the limits, because they were counted before.
     pub(super) fn hurry(self: &Arc<Self>, withdrawn: Vec<Offloaded>) {
         if withdrawn.is_empty() {
             return;
@@ -280,7 +280,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         state.backlog.len() > state.threads.saturating_sub(state.busy) && state.threads < self.threads_max
     }
 
-    /// Sees to it that threads take what is in the backlog.
+    /// Wakes or starts threads for the requests in the backlog.
     fn call_threads(self: &Arc<Self>, state: MutexGuard<'_, PoolState>) {
         let (is_short_handed, is_stuck) = (self.is_short_handed(&state), state.is_stuck());
         drop(state);
@@ -302,7 +302,8 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         }
     }
 
-    /// Waits for a request. `None`: the calling thread must end, and is no longer counted.
+    /// Waits for a request. Returns `None` if the calling thread must end. Then it is no longer
+    /// counted.
     fn next(self: &Arc<Self>) -> Option<Offloaded> {
         let is_idle = |state: &mut PoolState| state.backlog.is_empty() && !state.is_over;
         let until = clock::now().checked_add(THREAD_IDLE);
@@ -387,14 +388,14 @@ impl<F: FileSystem + 'static> OffloadService<F> {
             Next::Stopped if yields.get().is_some_and(|repeat| !can_be_put_back(repeat)) => {
                 let reached = reached.get();
                 let may_begin_anew = may_begin_anew && yields.get() == Some(Repeat::Harmless);
-                // The memory goes before it is counted as gone.
+                // The memory is released before the request is counted as gone.
                 drop(memory);
                 in_flight.queue_again();
                 let offloaded =
                     Offloaded { request, place, queue, in_flight, is_urgent, reached, may_begin_anew };
                 return self.requeue(offloaded);
             }
-            // It is in the available ring again, or the guest no longer waits for it.
+            // The request is in the available ring again, or the guest no longer waits for it.
             Next::Stopped => {
                 self.served();
                 drop((memory, in_flight));
@@ -406,7 +407,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
                 if deferred.refusal().is_none()
                     || (request.chain_footprint() <= LOCK_WAIT_LEN_MAX && in_flight.has_room_to_defer()) =>
             {
-                // The memory goes before it is counted as gone.
+                // The memory is released before the request is counted as gone.
                 drop(memory);
                 in_flight.defer();
                 self.served();
@@ -420,8 +421,8 @@ impl<F: FileSystem + 'static> OffloadService<F> {
             // Unreachable: a patient request is answered. It would be given back empty.
             Next::Offload(_) | Next::Retry => 0,
         };
-        // Before the guest is told, so that its next request finds this thread free and starts no
-        // other.
+        // The guest is told afterwards. So its next request finds this thread free, and no other is
+        // started.
         self.served();
         in_flight.give_back(&memory, Done { head: place.head, len });
         drop((memory, in_flight));

@@ -15,7 +15,7 @@ const CONFIG_LEN: usize = 44;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag([u8; TAG_LEN]);
 
-/// Why a tag is invalid.
+/// Reason why a tag is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TagError {
     /// No bytes.
@@ -33,7 +33,7 @@ impl Tag {
     /// Makes a tag of 1 to 36 bytes.
     ///
     /// # Errors
-    /// Why it is invalid.
+    /// [`TagError`] with the reason.
     pub fn new(text: &str) -> Result<Self, TagError> {
         let bytes = text.as_bytes();
         if bytes.is_empty() {
@@ -49,7 +49,7 @@ impl Tag {
     }
 }
 
-/// How many request queues a device has: 1 to [`REQUEST_QUEUES_MAX`].
+/// The number of request queues of a device: 1 to [`REQUEST_QUEUES_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestQueues(u8);
 
@@ -62,7 +62,7 @@ impl RequestQueues {
     /// Checks a number of request queues.
     ///
     /// # Errors
-    /// There are none or too many.
+    /// [`RequestQueuesError`] if the number is 0 or too large.
     pub fn new(count: usize) -> Result<Self, RequestQueuesError> {
         match u8::try_from(count) {
             Ok(narrow) if (1..=REQUEST_QUEUES_MAX).contains(&count) => Ok(Self(narrow)),
@@ -74,7 +74,7 @@ impl RequestQueues {
 /// Settings of a device.
 #[derive(Clone, Debug)]
 pub struct DeviceOptions {
-    /// What each thread does before it serves.
+    /// Preparation of each thread before it serves.
     pub threads: ThreadSetup,
     /// The tag that the guest reads through CONFIG. `None`: the VMM has the tag, and CONFIG is not
     /// offered.
@@ -83,11 +83,12 @@ pub struct DeviceOptions {
     pub request_queues: RequestQueues,
     /// Whether to serve the next connection when one ends.
     pub keep_listening: bool,
-    /// The most threads of the offload pool; 0: each queue waits for its own requests.
+    /// Largest number of threads of the offload pool. 0: each queue waits for its own requests.
     pub pool_threads: u16,
-    /// The most requests in the pool. Past that, a queue that has one more waits.
+    /// Largest number of requests in the pool. A queue that has one more waits.
     pub pool_requests_max: usize,
-    /// How long a queue thread polls for the next request before it sleeps; zero: not at all.
+    /// Time for which a queue thread polls for the next request before it sleeps. Zero: it does not
+    /// poll.
     pub poll: Duration,
     /// The file systems where the kernel keeps memory files (memfd, and one for each size of huge
     /// pages), as far as they are known. No path leads to them.
@@ -104,7 +105,7 @@ impl DeviceOptions {
         let mut space = Vec::with_capacity(CONFIG_LEN);
         space.extend_from_slice(self.tag.as_ref().map_or(&[0; TAG_LEN], |tag| &tag.0));
         space.extend_from_slice(&u32::from(self.request_queues.0).to_le_bytes());
-        // No notification queue.
+        // `notify_buf_size` is 0: there is no notification queue.
         space.extend_from_slice(&0u32.to_le_bytes());
         space
     }

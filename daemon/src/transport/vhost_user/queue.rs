@@ -29,7 +29,7 @@ pub(super) struct Queue<F> {
     pub(super) acked_features: Arc<AtomicU64>,
     /// Serves requests that would hold up the queue. Without a pool, the queue waits for them.
     pub(super) offload: Arc<OffloadService<F>>,
-    /// How long to poll the ring before the thread sleeps.
+    /// Time for which the thread polls the ring before it sleeps.
     pub(super) poll: Duration,
 }
 
@@ -56,7 +56,7 @@ impl<F: FileSystem + 'static> QueueJob for Queue<F> {
         if served.is_ok() {
             ring.close_tail(queue_loop.available.taken());
         }
-        // Nothing is put back into a broken ring, but what was taken is answered.
+        // No request is put back into a broken ring, but all requests that were taken are answered.
         served.and(queue_loop.wind_up())
     }
 
@@ -87,7 +87,7 @@ impl<F: FileSystem + 'static> QueueJob for Queue<F> {
     }
 }
 
-/// The loop of a queue thread, and what it keeps from request to request.
+/// The loop of a queue thread, with the state that it keeps from request to request.
 struct QueueLoop<'t, F> {
     queue: &'t Queue<F>,
     ring: &'t Arc<Ring>,
@@ -95,16 +95,16 @@ struct QueueLoop<'t, F> {
     sleep: &'t Sleep,
     indirect: bool,
     request: QueueRequest,
-    /// A request that came too soon, or for which the pool has no time: the next to be served.
+    /// A request that came too soon, or for which the pool has no time. It is served next.
     held: Option<HeldRequest>,
-    /// The pool has a request that is the last one taken until it is done.
+    /// The pool has a request after which no other is taken until it is done.
     is_closed: bool,
     leases: Leases,
     scratch: Scratch,
     poller: Poller,
 }
 
-/// How a burst ended.
+/// End of a burst.
 enum BurstEnd {
     /// The ring is empty.
     Empty,
@@ -116,22 +116,22 @@ enum BurstEnd {
     Over,
 }
 
-/// What became of one request.
+/// Result of serving one request.
 enum Served {
     /// It is given back with this used length.
     Done(u32),
     /// It is in flight, or waits for a lease.
     Elsewhere,
-    /// It must not be served yet. Nothing was done.
+    /// It must not be served yet. No part of it was carried out.
     Held(Hold),
 }
 
-/// Why a request is not served yet.
+/// Reason why a request is not served yet.
 enum Hold {
     /// The guest has exceeded its speed limit, and waits for this time.
     Early(Duration),
-    /// The pool has as much of this queue as it can finish in time. `None`: it has a request that
-    /// is the last.
+    /// The pool has as many requests of this queue as it can finish in time. `None`: it has a
+    /// request after which no other is taken.
     Busy(Option<Effort>),
     /// The pool has no room for one more request of this many bytes of the daemon's memory.
     Full(usize),
@@ -179,8 +179,9 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         Ok(())
     }
 
-    /// Serves until the ring is empty and the guest has been asked to kick for its next request
-    /// (true), or the loop must stop (false).
+    /// Serves until the ring is empty or the loop must stop. Returns true if the ring is empty:
+    /// then the guest has been asked to kick for its next request. Returns false if the loop must
+    /// stop.
     fn serve_available(&mut self) -> Result<bool, RingError> {
         self.available.refuse_kicks(self.ring.begin().ram())?;
         loop {
@@ -211,8 +212,8 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         }
     }
 
-    /// Polls the ring before the guest is asked to kick, if that is worth it. True: a request has
-    /// come.
+    /// Polls the ring before the guest is asked to kick, if [`Poller`] says so. Returns whether a
+    /// request has come.
     fn poll(&mut self) -> Result<bool, RingError> {
         if self.queue.index == 0 {
             return self.gather();
@@ -229,9 +230,9 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         Ok(true)
     }
 
-    /// Waits a moment for more FORGETs, for which no program waits. A guest that forgets one file
-    /// after another (each that it closes, under `--cache strict`) then need not kick for each, nor
-    /// be interrupted. True: a request has come.
+    /// Waits for [`FORGET_NAP`] for more FORGETs, for which no program waits. So a guest that
+    /// forgets one file after another (under `--cache strict`, each that it closes) needs no kick
+    /// and no interrupt for each. Returns whether a request has come.
     fn gather(&mut self) -> Result<bool, RingError> {
         if self.sleep.is_over() {
             return Ok(false);
@@ -240,13 +241,14 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         self.available.has_more(self.ring.begin().ram())
     }
 
-    /// Serves a number of requests in one memory, and gives them back together. The number is
-    /// limited: the first request waits for the last, and a change of memory waits for all.
+    /// Serves up to [`SIGNAL_BATCH_MAX`] requests in one memory, and gives them back together. The
+    /// number is limited because the first request waits for the last, and a change of memory waits
+    /// for all.
     fn serve_burst(&mut self) -> Result<BurstEnd, RingError> {
         let burst = self.ring.begin();
         let mut batch = Batch::new();
         let ended = self.fill(&burst, &mut batch);
-        // Also if the ring broke: what was answered before, was answered.
+        // Also after an error of the ring: the requests before it were answered.
         self.give_back(&burst, &mut batch)?;
         ended
     }
@@ -281,8 +283,8 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         Ok(BurstEnd::Full)
     }
 
-    /// Waits, in no burst, for as long as the guest has exceeded its speed limit, or until the loop
-    /// must stop.
+    /// Waits for `owed`, the time by which the guest has exceeded its speed limit, or until the
+    /// loop must stop. It is called outside of bursts.
     fn throttle(&self, owed: Duration) {
         let until = clock::now().checked_add(owed);
         while !self.sleep.is_over() {
@@ -303,7 +305,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         given
     }
 
-    /// Serves a request. One that has paid does not wait for speed limits again.
+    /// Serves a request. A request that has waited for speed limits does not wait for them again.
     fn serve_one(
         &mut self,
         burst: &Burst<'_>,
@@ -326,7 +328,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         }
         let pool_serves = self.queue.offload.has_pool();
         let (ring, sleep) = (self.ring, self.sleep);
-        // It is the last one taken, so it can be put back.
+        // The request is the last one taken, so it can be put back.
         let asked = |repeat| ring.is_abandoned() || (repeat == Repeat::Harmless && sleep.is_over());
         let pace = if pool_serves { Pace::Now } else { Pace::Patient };
         let pacing = Pacing { pace, stop: StopCheck::once(&asked) };
@@ -419,12 +421,13 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         self.give_back(&burst, &mut batch)
     }
 
-    /// Stops the loop: puts back into the available ring what has not begun, from the last request
-    /// on, and sees to it that the rest is answered. A request of the rest that waits for a lease
-    /// is answered ESTALE: Linux looks the path up again and opens or truncates what it finds, so
-    /// the program in the guest notices nothing.
+    /// Ends the loop. Puts requests that have not begun back into the available ring, from the last
+    /// one on, until one cannot be put back. The others are answered: those of the pool as urgent
+    /// ones, and those that wait for a lease with ESTALE. After ESTALE Linux looks the path up
+    /// again and opens or truncates the file that it finds, so the program in the guest notices
+    /// nothing.
     fn wind_up(&mut self) -> Result<(), RingError> {
-        // It is the last one taken.
+        // The held request is the last one taken.
         if let Some(held) = self.held.take() {
             self.ring.put_back(held.place);
         }
@@ -450,8 +453,8 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         self.give_back(&burst, &mut batch)
     }
 
-    /// Defers a request. One that may wait for long is deferred only while the ring has room for
-    /// others: the requests of the owner of the lock must still get through.
+    /// Defers a request. A request that may wait for long is deferred only while the ring has room
+    /// for others, because the requests of the owner of the lock must still get through.
     fn defer(&mut self, burst: &Burst<'_>, deferred: Deferred, place: RingPlace) -> Served {
         let Queue { offload, session, index, .. } = self.queue;
         if deferred.refusal().is_some() && !self.has_room_to_defer() {

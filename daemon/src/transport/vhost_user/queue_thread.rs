@@ -19,8 +19,8 @@ pub(super) struct QueueThread {
     name: String,
     setup: ThreadSetup,
     tasks: Mutex<Option<Sender<QueueTask>>>,
-    /// By [`Complaint`]. They outlive the guests: a guest that restarts its queue, or its VM, gets
-    /// no more lines than one that does not.
+    /// Limits of log lines, by [`Complaint`]. They outlive the guests, so a guest gets no more
+    /// lines if it restarts its queue or its VM.
     logs: [Source; 2],
 }
 
@@ -49,14 +49,14 @@ struct QueueTask {
 pub(super) struct TaskHandle(Receiver<()>);
 
 impl TaskHandle {
-    /// Waits for the end of the task. False: it ended by a panic.
+    /// Waits for the end of the task. Returns false if it ended by a panic.
     pub(super) fn wait(self) -> bool {
         self.0.receive().is_some()
     }
 }
 
 impl QueueThread {
-    /// Makes the threads of so many queues, the first of which is hiprio.
+    /// Makes the threads of `queues` queues. The first queue is hiprio.
     pub(super) fn for_queues(queues: usize, setup: &ThreadSetup) -> Vec<Arc<Self>> {
         let thread = |index| Self {
             name: if index == 0 { "hiprio".to_owned() } else { format!("request-{index}") },
@@ -84,7 +84,8 @@ impl QueueThread {
     /// Runs a task on the thread, after its present task.
     ///
     /// # Errors
-    /// The host has no thread left, or the thread cannot be prepared. Then the task does not run.
+    /// The host has no room for a thread, or the thread cannot be prepared. Then the task does not
+    /// run.
     pub(super) fn start(&self, run: impl FnOnce() + Send + 'static) -> io::Result<TaskHandle> {
         let (done, ended) = bounded_channel(1);
         let mut tasks = self.tasks.lock();
@@ -103,11 +104,12 @@ impl QueueThread {
         self.setup.spawn(&self.name, Threads::QUEUE, move || {
             while let Some(QueueTask { run, done }) = tasks.receive() {
                 if catch_unwind(AssertUnwindSafe(run)).is_ok() {
-                    // Ignore the result: nothing may be waiting for the end of the task.
+                    // Ignore the result: perhaps no thread waits for the end of the task.
                     done.try_send(()).unwrap_or_default();
                 }
             }
-            // The daemon ends, and the thread with it. Its filter does not let it end by itself.
+            // The daemon is about to end, and the thread ends with it. Its filter does not allow it
+            // to end by itself.
             loop {
                 thread::park();
             }

@@ -51,7 +51,7 @@ impl Views {
     }
 }
 
-/// A region: where it is for the guest, how long, and where it is mapped.
+/// The identity of a region: address in the guest, length in bytes, address of the mapping.
 type Key = (u64, u64, usize);
 
 /// The guest's memory as the front-end has described it last, for the rings of one connection.
@@ -131,7 +131,7 @@ impl Regions {
         known.certain |= new.iter().any(|(_, kind)| *kind == Kind::Certain);
         for ((start, len), kind) in new {
             if kind == Kind::Window || (kind == Kind::Plain && known.certain) {
-                tracing::debug!(start = start.raw_value(), len, "memory for data alone");
+                tracing::debug!(start = start.raw_value(), len, "memory is used only for data");
                 continue;
             }
             // Only a removal returns the region.
@@ -234,7 +234,7 @@ mod tests {
         let all = with(&with(&before, 0x10_000, &mapped), 0x20_000, &second);
         regions.follow(&all);
         assert_eq!(starts(&regions), [0, 0x20_000]);
-        // The mapping is taken out before the region is: it stays what it was.
+        // The mapping is removed before the region, and the region keeps its kind.
         window.disconnect();
         regions.follow(&all);
         assert_eq!(starts(&regions), [0, 0x20_000]);
@@ -242,7 +242,7 @@ mod tests {
         let (less, _) = all.remove_region(GuestAddress(0x20_000), 0x1000).unwrap();
         regions.follow(&less);
         assert_eq!(starts(&regions), [0]);
-        // Another machine's table.
+        // The memory of another VM.
         regions.follow(&memory(&[(0, &first), (0x5000, &second)]));
         assert_eq!(starts(&regions), [0, 0x5000]);
     }
@@ -297,8 +297,8 @@ mod tests {
 
     const HUGE_PAGE: usize = 2 << 20;
 
-    /// A file of one huge page on a mount of its own, which no path leads to but is like any that
-    /// has one.
+    /// Makes a file of one huge page on its own mount. The mount has no path, and the daemon cannot
+    /// see that.
     fn huge_file() -> File {
         let context = rustix::mount::fsopen("hugetlbfs", rustix::mount::FsOpenFlags::empty()).unwrap();
         rustix::mount::fsconfig_create(context.as_fd()).unwrap();
@@ -322,7 +322,7 @@ mod tests {
         file
     }
 
-    /// No huge page is ever touched, so the host needs to have none.
+    /// Makes memory of huge pages. No page is ever touched, so the host needs none.
     fn huge_memory(regions: &[(u64, &File)]) -> GuestMemoryMmap {
         let file = |file: &File| Some(FileOffset::new(file.try_clone().unwrap(), 0));
         let ranges = regions.iter().map(|(start, of)| (GuestAddress(*start), HUGE_PAGE, file(of)));
@@ -341,7 +341,7 @@ mod tests {
         regions.begin();
         regions.follow(&huge_memory(&[(0, &ram), (SECOND, &of_a_share)]));
         assert_eq!(starts(&regions), [0]);
-        // Memory that is plugged in later lies where the first lies.
+        // Memory that is plugged in later is on the same mount.
         regions.follow(&huge_memory(&[(0, &ram), (SECOND, &ram)]));
         assert_eq!(starts(&regions), [0, SECOND]);
     }

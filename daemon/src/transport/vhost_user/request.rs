@@ -17,7 +17,7 @@ pub(super) struct QueueRequest {
     message: Vec<u8>,
 }
 
-/// Why a request is given back unread.
+/// Reason why a request is given back unread.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
     #[error("malformed descriptor chain: {0}")]
@@ -30,8 +30,8 @@ impl QueueRequest {
     /// Follows the chain at `head` and copies the message out.
     ///
     /// # Errors
-    /// A malformed request is to be given back untouched, with used length 0: nothing is written to
-    /// a chain that cannot be read.
+    /// [`Unreadable`] for a malformed request. The caller gives it back with used length 0 and
+    /// writes nothing to its chain.
     pub(super) fn read(
         &mut self,
         memory: GuestView<'_>,
@@ -51,12 +51,12 @@ impl QueueRequest {
         Opcode::of_message(&self.message)
     }
 
-    /// Returns the bytes in both directions.
+    /// Returns the number of bytes in both directions.
     pub(super) const fn len(&self) -> u32 {
         self.chain.len()
     }
 
-    /// Returns the bytes of the daemon's memory that the request takes.
+    /// Returns the number of bytes of the daemon's memory that the request takes.
     pub(super) const fn footprint(&self) -> usize {
         self.chain.footprint().saturating_add(self.message.capacity())
     }
@@ -66,7 +66,8 @@ impl QueueRequest {
         Self { message: Vec::new(), ..self }
     }
 
-    /// Returns the bytes of the daemon's memory that are left then.
+    /// Returns the number of bytes of the daemon's memory that the request takes without its
+    /// message.
     pub(super) const fn chain_footprint(&self) -> usize {
         self.chain.footprint()
     }
@@ -83,7 +84,7 @@ impl QueueRequest {
         session.serve(Incoming { message: &self.message, payload }, self.sink(memory), pacing, scratch)
     }
 
-    /// Answers a request that came to [`Next::Retry`] with an error. Returns the used length.
+    /// Answers a request with an error after [`Next::Retry`]. Returns the used length.
     pub(super) fn refuse<F: FileSystem>(
         &self,
         session: &Session<F>,
@@ -272,8 +273,7 @@ mod tests {
         assert!(before <= 1024, "{before}");
     }
 
-    /// `bytes` in the guest's memory in pieces of `piece` bytes, which are all readable or all
-    /// writable.
+    /// Puts `bytes` into guest memory in pieces of `piece` bytes, all readable or all writable.
     fn chain_of(bytes: &[u8], piece: usize, writable: bool) -> (GuestMemoryMmap, Chain) {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let (count, write) = (bytes.chunks(piece).count(), if writable { 2 } else { 0 });
@@ -351,8 +351,7 @@ mod tests {
         assert_eq!(ReplySlot::new(sink, Unique(1), &counters).close(), 0);
     }
 
-    /// A message of 57 bytes and a room of 100, of which one half is RAM and the other memory of
-    /// the window.
+    /// Makes two regions of memory: RAM, and memory of the window. Returns both, and the RAM alone.
     fn halves() -> (GuestMemoryMmap, GuestMemoryMmap) {
         let places = [(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)];
         let all = GuestMemoryMmap::from_ranges(&places).unwrap();

@@ -21,7 +21,7 @@ use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestMemoryBackend as _, GuestM
 /// The guest's memory as the front-end has described it last.
 pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
-/// What a queue thread does for one queue.
+/// The work of a queue thread for one queue.
 pub(super) trait QueueJob: Send + Sync {
     /// Serves `ring` until `sleep` is over, or until the ring cannot be trusted.
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError>;
@@ -29,7 +29,7 @@ pub(super) trait QueueJob: Send + Sync {
     /// Called before the ring is served.
     fn starting(&self);
 
-    /// Called when the host has no thread for the ring, to start it later.
+    /// Called when the host has no room for the thread of the ring. Arranges its start for later.
     fn not_started(&self, ring: &Arc<Ring>);
 
     /// Makes a queue thread that waits for the pool check whether it must stop.
@@ -46,7 +46,7 @@ pub(super) trait QueueJob: Send + Sync {
     fn stopped(&self);
 }
 
-/// What the front-end has said about a ring.
+/// The state of a ring, as the front-end has set it.
 pub(super) struct RingState {
     /// SET_VRING_ADDR came and the used index was read from there.
     pub(super) addressed: bool,
@@ -85,14 +85,14 @@ struct GiveBack {
 
 /// One queue of the device.
 pub(super) struct Ring {
-    /// What the crate reads and sets while no thread serves the ring.
+    /// The state that the crate reads and sets while no thread serves the ring.
     vring: VringMutex<Memory>,
     /// The guest's memory, with the kind of each region.
     regions: OnceLock<Arc<Regions>>,
-    /// What serves it, and on which thread.
+    /// The job that serves it, and the thread for the job.
     server: OnceLock<(Arc<dyn QueueJob>, Arc<QueueThread>)>,
-    /// Held by the connection's thread across a change and the stop and start of the queue thread;
-    /// never by a queue thread.
+    /// The connection's thread holds this lock during a change, with the stop and start of the
+    /// queue thread. A queue thread never holds it.
     state: Mutex<RingState>,
     give_back: Mutex<GiveBack>,
     /// Odd while the queue thread uses the guest's memory.
@@ -153,8 +153,8 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// Begins to carry the request out, with the present memory, which this returns. The order
-    /// matters, as in [`Ring::begin`].
+    /// Begins to carry the request out. Returns the present memory, which the request uses. The
+    /// order matters, as in [`Ring::begin`].
     pub(super) fn begin(&mut self) -> SharedViews {
         if !matches!(self.stage, Stage::Begun(_)) {
             self.change_to(InFlightCounts::present);
@@ -162,7 +162,7 @@ impl InFlight {
         Arc::clone(&self.ring.load())
     }
 
-    /// Lets it wait for a thread of the pool again. It must use no memory any more.
+    /// Makes it wait for a thread of the pool again. It must no longer use memory.
     pub(super) fn queue_again(&mut self) {
         self.change_to(|_| Stage::Queued);
     }
@@ -172,7 +172,7 @@ impl InFlight {
         self.ring.has_room_to_defer(false)
     }
 
-    /// Makes it a deferred request. It must use no memory any more.
+    /// Makes it a deferred request. It must no longer use memory.
     pub(super) fn defer(&mut self) {
         if let Some(effort) = self.effort.take() {
             self.ring.in_flight.lock().end_offload(effort);
@@ -195,8 +195,8 @@ impl InFlight {
         self.ring.in_flight.lock().is_outdated(self.stage)
     }
 
-    /// Puts the request back into the available ring, as if it had not been taken. False: it must
-    /// be answered.
+    /// Puts the request back into the available ring, as if it had not been taken. Returns false if
+    /// it must be answered.
     pub(super) fn put_back(&self, place: RingPlace) -> bool {
         self.ring.put_back(place)
     }
@@ -234,7 +234,7 @@ impl Drop for InFlight {
     }
 }
 
-// When a thread serves the ring.
+// Start and stop of the thread that serves the ring.
 impl Ring {
     pub(super) fn new(memory: Memory, max_size: u16) -> Result<Self, QueueError> {
         Ok(Self {
@@ -263,8 +263,8 @@ impl Ring {
         &self.vring
     }
 
-    /// Sets what serves the ring, on which thread, and in which memory. Called once, before the
-    /// connection is served.
+    /// Sets the job, the thread and the memory of the ring. Called once, before the connection is
+    /// served.
     pub(super) fn attach(&self, job: Arc<dyn QueueJob>, thread: Arc<QueueThread>, regions: Arc<Regions>) {
         let regions = self.regions.set(regions);
         if self.server.set((job, thread)).is_err() || regions.is_err() {
@@ -277,15 +277,15 @@ impl Ring {
         self.server.get().and_then(|(_, thread)| thread.may_log(complaint))
     }
 
-    /// Logs something about the ring that the guest or the front-end can cause again and again.
+    /// Logs an event of the ring that the guest or the front-end can cause again and again.
     pub(super) fn complain(&self, log: impl FnOnce(u64)) {
         if let Some(suppressed) = self.may_log(Complaint::Ring) {
             log(suppressed);
         }
     }
 
-    /// Stops the queue thread, changes what is known of the ring, and starts the thread again if
-    /// the ring is in use.
+    /// Stops the queue thread, changes the state of the ring, and starts the thread again if the
+    /// ring is in use.
     pub(super) fn reconfigure<T>(
         self: &Arc<Self>,
         change: impl FnOnce(&VringMutex<Memory>, &mut RingState) -> T,
@@ -334,8 +334,8 @@ impl Ring {
         }
     }
 
-    /// Stops the queue thread, waits for its requests in flight, and tells the crate how far all of
-    /// them came.
+    /// Stops the queue thread, waits for its requests in flight, and tells the crate the indexes
+    /// that the ring has reached.
     fn stop_thread(&self, state: &mut RingState) {
         let Some(Running { stop, task, available }) = state.running.take() else { return };
         self.request_stop(&stop);
@@ -364,7 +364,7 @@ impl Ring {
         self.give_back.lock().used.note(vring.get_queue_mut());
     }
 
-    /// Starts the queue thread. False: the host has no room for it.
+    /// Starts the queue thread. Returns false if the host has no room for it.
     fn start_thread(self: &Arc<Self>, state: &mut RingState) -> bool {
         let Some((job, thread)) = self.server.get() else { return true };
         let Some(kick) = &state.kick else { return true };
@@ -415,7 +415,7 @@ impl Ring {
         Ok(Running { stop, task, available })
     }
 
-    /// Returns whether it was started and not stopped since.
+    /// Returns whether the front-end has started the ring and not stopped it since.
     pub(super) fn is_ready(&self) -> bool {
         self.state.lock().ready
     }
@@ -443,17 +443,17 @@ impl Ring {
 impl OnDemand for Ring {
     /// Starts the thread that the host had no room for before, if the ring still needs it.
     fn start_missing(self: Arc<Self>) -> bool {
-        // While the ring is being changed, it is too early to tell.
+        // Another thread is changing the ring, so this is tried again later.
         let Some(mut state) = self.state.try_lock() else { return false };
         state.running.is_some() || !state.is_in_use() || self.start_thread(&mut state)
     }
 }
 
-// What uses the guest's memory.
+// Use of the guest's memory.
 impl Ring {
-    /// Marks the queue thread as using the guest's memory, and returns that. The order matters: a
-    /// thread that replaces the memory and then sees no burst knows that the next burst takes the
-    /// new memory.
+    /// Marks the queue thread as a user of the guest's memory, then takes that memory. The order
+    /// matters: a thread that replaces the memory and then sees no burst knows that the next burst
+    /// takes the new memory.
     pub(super) fn begin(&self) -> Burst<'_> {
         self.bursts.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -484,7 +484,8 @@ impl Ring {
         self.in_flight.lock().has_room(effort)
     }
 
-    /// Waits for such room, but not past `until`, and not if the queue thread must stop.
+    /// Waits for the room of [`Ring::has_room`], but not past `until`, and not if the queue thread
+    /// must stop.
     pub(super) fn wait_for_room(&self, effort: Option<Effort>, until: Option<Instant>, sleep: &Sleep) {
         let counts = self.in_flight.lock();
         let mut counts = self.quiet.wait_while(counts, until, |counts| {
@@ -495,7 +496,7 @@ impl Ring {
         counts.is_awaited = false;
     }
 
-    /// Notes that the queue thread has taken so many requests and takes no more. From now on they
+    /// Notes that the queue thread has taken `taken` requests and takes no more. From now on they
     /// can be put back, the last one first.
     pub(super) fn close_tail(&self, taken: u64) {
         self.tail.lock().close(taken);
@@ -533,7 +534,7 @@ impl Ring {
     }
 
     /// Waits for the present burst, if there is one, and for the requests that the pool has begun.
-    /// Not for those that come later: a guest can have one ready at any moment.
+    /// Does not wait for later ones, because a guest can have one ready at any moment.
     pub(super) fn drain(&self) {
         fence(Ordering::SeqCst);
         let mut counts = self.in_flight.lock();

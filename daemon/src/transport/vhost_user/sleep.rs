@@ -1,5 +1,5 @@
-//! How a queue thread waits for the guest: it polls the ring, then sleeps until the guest kicks or
-//! the thread must stop. A sleep is one system call.
+//! The waits of a queue thread for the guest. The thread polls the ring, then sleeps until the
+//! guest kicks or the thread must stop. A sleep is one system call.
 
 use super::split_ring::RingError;
 use crate::sync::clock;
@@ -37,10 +37,11 @@ impl StopSignal {
     }
 }
 
-/// Adds to an eventfd. Its number has the host's byte order; any byte order of 1 is above 0.
+/// Adds to the counter of an eventfd. The host reads the number in its own byte order, and 1 is
+/// above 0 in any byte order.
 pub(super) fn raise(event: impl AsFd) -> io::Result<()> {
     match rustix::io::write(event, &1u64.to_le_bytes()) {
-        // A full counter was not seen yet, so one more changes nothing.
+        // A full counter is already readable.
         Ok(_) | Err(Errno::AGAIN) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -56,8 +57,9 @@ pub(super) struct Sleep {
 impl Sleep {
     /// Makes a sleep that kicks on `kick` and `stop` end.
     pub(super) fn new(kick: &File, stop: Arc<StopSignal>) -> io::Result<Self> {
-        // Edge-triggered: each kick wakes once, although the event's number is never read. Only the
-        // count until now is taken away: it may be full, and a kick that does not fit is lost.
+        // Edge-triggered: each kick wakes once, although the thread does not read the event's
+        // number. The number is read only here: the counter may be full, and a kick that does not
+        // fit is lost.
         let mut count = [0; 8];
         match rustix::io::read(kick, &mut count) {
             Ok(_) | Err(Errno::AGAIN) => {}
@@ -74,8 +76,8 @@ impl Sleep {
         self.stop.requested()
     }
 
-    /// Sleeps until the guest kicks, or has kicked since the last time, or it is `until` (true), or
-    /// the thread must stop (false).
+    /// Sleeps until the guest kicks, the time `until` has come or the thread must stop. A kick
+    /// since the last sleep ends it at once. Returns false if the thread must stop.
     pub(super) fn until_kicked(&self, until: Option<Instant>) -> Result<bool, RingError> {
         let left = until.map(|until| until.saturating_duration_since(clock::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
@@ -94,8 +96,8 @@ impl Sleep {
 
 /// Weight of the past in the average of gaps, in quarters.
 const PAST: u32 = 3;
-/// A longer gap counts as so many budgets. So one pause ends polling, and a few quick requests
-/// begin it again.
+/// Largest gap that counts, in budgets. So one pause ends polling, and a few quick requests begin
+/// it again.
 const GAP_MAX: u32 = 8;
 
 /// Decides whether a queue thread polls its ring before it sleeps.
@@ -107,7 +109,7 @@ const GAP_MAX: u32 = 8;
 /// delays the request that it waits for.
 #[derive(Debug)]
 pub(super) struct Poller {
-    /// How long to poll; zero: never.
+    /// Time for which to poll. Zero: never.
     budget: Duration,
     /// The average time between an empty ring and the next request.
     average: Duration,
@@ -120,7 +122,8 @@ impl Poller {
         Self { budget, average: budget.saturating_mul(GAP_MAX), drained: None }
     }
 
-    /// Notes that the ring is empty. Returns until when to poll, if at all.
+    /// Notes that the ring is empty. Returns the end of polling, or `None` if polling is not worth
+    /// it.
     pub(super) fn drained(&mut self) -> Option<Instant> {
         if self.budget.is_zero() {
             return None;
@@ -172,7 +175,8 @@ mod tests {
     #[test]
     fn a_full_event_takes_kicks_again() {
         let kick = kick();
-        // As much as it holds: u64::MAX - 1 on a little-endian host, and no host takes u64::MAX.
+        // The largest number that the counter holds on a little-endian host. No host accepts
+        // u64::MAX.
         rustix::io::write(&kick, &(u64::MAX - 1).to_le_bytes()).unwrap();
         assert_eq!(rustix::io::write(&kick, &1u64.to_le_bytes()), Err(Errno::AGAIN));
         let sleep = Sleep::new(&kick, Arc::new(StopSignal::new().unwrap())).unwrap();

@@ -28,7 +28,7 @@ pub struct SocketName(Option<Made>);
 #[derive(Debug)]
 struct Made {
     place: SocketPlace,
-    /// Identifies the socket: that of a later daemon must not be removed.
+    /// Identity of the socket. The socket of a later daemon must not be removed.
     identity: FileId,
 }
 
@@ -61,7 +61,7 @@ impl Drop for SocketName {
 /// Makes a socket that listens at a path, for its owner, and for a group if there is one.
 ///
 /// # Errors
-/// What prevents that, by name.
+/// [`ServeError`] with the reason.
 pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, SocketName), ServeError> {
     let failed = |source: io::Error| ServeError::Bind { path: path.to_owned(), source };
     let place = SocketPlace::of(path).map_err(failed)?;
@@ -80,7 +80,7 @@ pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Soc
     drop(private);
     match moved {
         Ok(()) => Ok((socket, SocketName(Some(Made { place, identity })))),
-        // Another daemon was faster.
+        // Another daemon has taken the name meanwhile.
         Err(Errno::EXIST) => Err(ServeError::InUse { path: path.to_owned() }),
         Err(error) => Err(failed(error.into())),
     }
@@ -153,8 +153,7 @@ impl SocketPlace {
     }
 
     /// Locks the folder, so that other daemons do not look for a stale socket there at the same
-    /// time. `None`: the folder cannot be locked, or another process, perhaps no daemon, keeps it
-    /// locked.
+    /// time. Returns `None` if the folder cannot be locked, or if another process keeps it locked.
     fn lock(&self) -> Option<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&self.folder, c".", flags, Mode::empty()).ok()?;
@@ -199,8 +198,8 @@ impl SocketPlace {
         if FileId::of_stat(&moved) == FileId::of_stat(&seen) {
             return Ok(());
         }
-        // Another daemon has made a socket there meanwhile. It gets its name back, unless a third
-        // daemon has taken it.
+        // Another daemon has made a socket there meanwhile. The socket gets its name back, unless a
+        // third daemon has taken the name.
         match move_new((private.as_fd(), stale), (self.folder.as_fd(), &self.name)) {
             Ok(()) | Err(Errno::EXIST) => Err(ServeError::InUse { path: path() }),
             Err(error) => Err(failed(error.into())),
@@ -238,8 +237,8 @@ impl<'p> PrivateFolder<'p> {
         if is_private { Ok(private) } else { Err(io::Error::other("another folder has taken its place")) }
     }
 
-    /// The name of the socket while it is here: its own, which `ss` will show, if that is short
-    /// enough.
+    /// Returns the name of the socket in this folder: its later name, which `ss` will show, if that
+    /// is short enough.
     fn socket_name(&self) -> &'p OsStr {
         let name = self.place.name.as_os_str();
         if name.len() <= NAME_LEN_MAX && name != "stale" { name } else { OsStr::new("socket") }
@@ -264,7 +263,7 @@ impl AsFd for PrivateFolder<'_> {
 impl Drop for PrivateFolder<'_> {
     fn drop(&mut self) {
         for left in [OsStr::new("stale"), self.socket_name()] {
-            // Moved away, as a rule.
+            // Ignore the result: usually the file was moved away.
             rustix::fs::unlinkat(&self.folder, left, AtFlags::empty()).unwrap_or_default();
         }
         if let Err(error) = rustix::fs::unlinkat(&self.place.folder, &self.name, AtFlags::REMOVEDIR) {
@@ -286,8 +285,8 @@ mod tests {
         path.symlink_metadata().unwrap().permissions().mode() & 0o777
     }
 
-    /// Another process with write access to the folder exchanges the socket for another file, over
-    /// and over.
+    /// Another process with write access to the folder exchanges the socket for another file, again
+    /// and again.
     #[test]
     fn a_socket_swapped_in_keeps_its_mode() {
         let folder = tempfile::tempdir().unwrap();
@@ -304,8 +303,8 @@ mod tests {
                 }
             });
             for _ in 0..500 {
-                // Where the decoy has the name, the name is in use. A socket that is bound is left
-                // there, stale.
+                // If the decoy has the name, the name is in use. A socket that was bound stays
+                // there as a stale one.
                 if let Ok((_socket, mut name)) = bind(&path, group) {
                     name.forget();
                 }

@@ -1,8 +1,8 @@
 //! The two halves of one split ring in guest memory (virtio 1.3, 2.7.6 to 2.7.8).
 //!
 //! Only the queue thread takes from the available ring, so its half needs no lock. Several threads
-//! give requests back, so the used half has a lock, taken once for each burst. What the guest
-//! writes is checked where it is read. An error stops the queue and nothing else.
+//! give requests back, so the used half has a lock, taken once for each burst. Each value that the
+//! guest writes is checked where it is read. An error stops only its queue.
 
 use crate::transport::chain::DescriptorTable;
 use std::num::Wrapping;
@@ -11,16 +11,16 @@ use virtio_bindings::bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_U
 use virtio_queue::{Error as QueueError, Queue, QueueT as _};
 use vm_memory::{AtomicAccess, Bytes as _, GuestAddress, GuestMemoryMmap};
 
-/// Bytes of either ring before its entries: flags and index.
+/// Bytes before the entries of each ring: flags and index.
 const HEADER_LEN: u64 = 4;
-/// Where the index stands in either ring.
+/// Offset of the index in each ring, in bytes.
 const INDEX_AT: u64 = 2;
 /// Bytes of one entry of the available ring.
 const AVAILABLE_LEN: u64 = 2;
 /// Bytes of one entry of the used ring.
 const USED_LEN: u64 = 8;
 
-/// Why a ring can no longer be trusted. Only its queue stops.
+/// Reason why a ring can no longer be trusted. Only its queue stops.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RingError {
     #[error("the ring does not lie in memory")]
@@ -37,7 +37,8 @@ pub(super) enum RingError {
     Call(std::io::Error),
 }
 
-/// Where a ring is and which features it uses. Valid while a queue thread serves the ring.
+/// The addresses of a ring, and the features that it uses. Valid while a queue thread serves the
+/// ring.
 #[derive(Clone, Copy, Debug, Default)]
 struct Layout {
     descriptors: u64,
@@ -103,8 +104,8 @@ fn store<T: AtomicAccess>(
 pub(super) struct RingPlace {
     /// Index of its first descriptor.
     pub(super) head: u16,
-    /// How many requests were taken before it since the thread began to serve the ring. Unlike the
-    /// running numbers of the ring, it does not wrap.
+    /// Number of requests that were taken before it since the thread began to serve the ring.
+    /// Unlike the running numbers of the ring, it does not wrap.
     pub(super) number: u64,
 }
 
@@ -115,18 +116,18 @@ pub(super) struct Available {
     next: Wrapping<u16>,
     /// Requests taken since the thread began to serve the ring.
     taken: u64,
-    /// How far the guest has filled the ring, at the last look.
+    /// Index up to which the guest had filled the ring at the last look.
     seen: Wrapping<u16>,
 }
 
 impl Available {
-    /// Makes the half of a queue that no other thread uses meanwhile.
+    /// Makes the half of a queue that no other thread uses now.
     pub(super) fn of(queue: &Queue) -> Self {
         let next = Wrapping(queue.next_avail());
         Self { layout: Layout::of(queue), next, taken: 0, seen: next }
     }
 
-    /// Writes back how far the queue thread has come.
+    /// Writes the index of the next request into the crate's queue.
     pub(super) fn note(&self, queue: &mut Queue) {
         queue.set_next_avail(self.next.0);
     }
@@ -153,14 +154,14 @@ impl Available {
         Ok(pending > 0)
     }
 
-    /// Returns how many requests were taken since the thread began to serve the ring.
+    /// Returns the number of requests that were taken since the thread began to serve the ring.
     pub(super) const fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Puts back all requests after the first `taken`. None of them was given back, so their
-    /// entries in the available ring are unchanged: the guest has no free descriptor to overwrite
-    /// one.
+    /// Puts back all requests after the first `taken`. They were not given back, so their entries
+    /// in the available ring are unchanged: the guest has no free descriptor with which to
+    /// overwrite one.
     pub(super) const fn go_back_to(&mut self, taken: u64) {
         let back = self.taken.saturating_sub(taken);
         self.taken = self.taken.saturating_sub(back);
@@ -174,7 +175,7 @@ impl Available {
         }
         let Layout { available, size, .. } = self.layout;
         let entry = self.layout.entry(available, AVAILABLE_LEN, self.next)?;
-        // The index that was read before says that this entry is written.
+        // The guest has written this entry: it is below the index that was read before.
         let head = load(memory, entry, Ordering::Relaxed)?;
         if head >= size {
             return Err(RingError::HeadOutOfRange { head, size });
@@ -185,8 +186,8 @@ impl Available {
         Ok(Some(RingPlace { head, number }))
     }
 
-    /// Asks the guest not to kick. With EVENT_IDX it kicks once for each time that it is asked to,
-    /// so there is nothing to do.
+    /// Asks the guest not to kick. With EVENT_IDX it kicks once each time that it is asked to, so
+    /// there is nothing to do.
     pub(super) fn refuse_kicks(&self, memory: &GuestMemoryMmap) -> Result<(), RingError> {
         if self.layout.event_idx {
             return Ok(());
@@ -194,16 +195,16 @@ impl Available {
         self.set_flags(memory, VRING_USED_F_NO_NOTIFY)
     }
 
-    /// Asks the guest to kick for its next request. True: one has come meanwhile, perhaps without a
-    /// kick.
+    /// Asks the guest to kick for its next request. Returns whether one has come meanwhile, perhaps
+    /// without a kick.
     pub(super) fn ask_for_kicks(&mut self, memory: &GuestMemoryMmap) -> Result<bool, RingError> {
         if self.layout.event_idx {
             store(memory, self.next.0.to_le(), self.layout.avail_event()?)?;
         } else {
             self.set_flags(memory, 0)?;
         }
-        // The guest must see this before the ring is read again: else each side would wait for the
-        // other.
+        // The guest must see this before the ring is read again. Otherwise each side could wait for
+        // the other.
         fence(Ordering::SeqCst);
         self.has_more(memory)
     }
@@ -214,12 +215,12 @@ impl Available {
     }
 }
 
-/// A request to be given back: its first descriptor, and the bytes that were written.
+/// A request to be given back: its first descriptor, and the number of bytes that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Done {
     /// Index of its first descriptor.
     pub(super) head: u16,
-    /// Bytes.
+    /// Number of bytes that were written.
     pub(super) len: u32,
 }
 
@@ -228,23 +229,24 @@ pub(super) struct Done {
 pub(super) struct Used {
     layout: Layout,
     next: Wrapping<u16>,
-    /// The index up to which the guest was interrupted, or did not want to be.
+    /// Index up to which the guest was interrupted, or did not ask for an interrupt.
     told: Wrapping<u16>,
 }
 
 impl Used {
-    /// Makes the half of a queue that no other thread uses meanwhile.
+    /// Makes the half of a queue that no other thread uses now.
     pub(super) fn of(queue: &Queue) -> Self {
         let next = Wrapping(queue.next_used());
         Self { layout: Layout::of(queue), next, told: next }
     }
 
-    /// Writes back how far it has come.
+    /// Writes the index of the next used entry into the crate's queue.
     pub(super) fn note(&self, queue: &mut Queue) {
         queue.set_next_used(self.next.0);
     }
 
-    /// Gives requests back with one new index. True: the guest wants an interrupt for them.
+    /// Gives requests back with one new index. Returns whether the guest wants an interrupt for
+    /// them.
     pub(super) fn give_back(&mut self, memory: &GuestMemoryMmap, done: &[Done]) -> Result<bool, RingError> {
         for Done { head, len } in done {
             let entry = self.layout.entry(self.layout.used, USED_LEN, self.next)?;
@@ -260,8 +262,8 @@ impl Used {
 
     fn wants_interrupt(&mut self, memory: &GuestMemoryMmap) -> Result<bool, RingError> {
         let before = std::mem::replace(&mut self.told, self.next);
-        // The guest must see the index before its wish is read: else each side would wait for the
-        // other.
+        // The guest must see the index before its request for an interrupt is read. Otherwise each
+        // side could wait for the other.
         fence(Ordering::SeqCst);
         if self.layout.event_idx {
             let event = Wrapping(load(memory, self.layout.used_event()?, Ordering::Relaxed)?);
@@ -362,13 +364,13 @@ mod tests {
     fn a_burst_has_one_index_and_one_interrupt() {
         let (memory, queue) = queue(true, u16::MAX);
         let mut used = Used::of(&queue);
-        // The guest wants to be told of the third from here.
+        // The guest wants an interrupt for the third request from here.
         put(&memory, AVAILABLE + 4 + 2 * u64::from(SIZE), 1);
         let done = |head| Done { head, len: 100 + u32::from(head) };
         assert!(!used.give_back(&memory, &[done(1), done(2)]).unwrap());
         assert_eq!(get(&memory, USED + 2), 1);
         assert!(used.give_back(&memory, &[done(3)]).unwrap());
-        assert!(!used.give_back(&memory, &[done(4)]).unwrap(), "it was told already");
+        assert!(!used.give_back(&memory, &[done(4)]).unwrap(), "the guest was told already");
         let first: [u32; 2] = memory.read_obj(GuestAddress(USED + 4 + 8 * 7)).unwrap();
         let second: [u32; 2] = memory.read_obj(GuestAddress(USED + 4)).unwrap();
         assert_eq!((first.map(u32::from_le), second.map(u32::from_le)), ([1, 101], [2, 102]));

@@ -1,4 +1,4 @@
-//! Ends [`super::serve`] from another thread, such as the one for signals.
+//! Ends [`super::serve`] from another thread, such as the control thread.
 
 use super::ServeError;
 use crate::sync::lock::{Mutex, MutexGuard};
@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use vhost_user_backend::ShutdownHandle;
 
-/// Stops a daemon: it accepts no more connections, shuts the present one, ends its current
-/// requests, and [`super::serve`] returns. A stop may be requested at any time and more than once.
+/// Stops a daemon: it accepts no more connections, closes the present one and ends its current
+/// requests. Then [`super::serve`] returns. A stop may be requested at any time and more than once.
 #[derive(Clone, Debug)]
 pub struct Stop {
     inner: Arc<Inner>,
