@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_its_readable_and_its_writable_buffers_in_order() {
+    fn chain_has_readable_then_writable_buffers_in_order() {
         let memory = memory();
         let chain = [(0x2000, 40, NEXT, 3), (0, 0, 0, 0), (0, 0, 0, 0), (0x3000, 8, NEXT, 1), (0, 0, 0, 0)];
         put(&memory, 0x1000, &chain);
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_the_chain_before() {
+    fn walk_forgets_the_chain_before() {
         let memory = memory();
         put(&memory, 0x1000, &[(0x2000, 40, NEXT, 1), (0x4000, 16, WRITE, 0), (0x3000, 50, 0, 0)]);
         let mut chain = Chain::default();
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_at_the_end_of_the_address_space_is_an_error() {
+    fn table_at_the_end_of_the_address_space_is_refused() {
         let table = DescriptorTable { address: GuestAddress(u64::MAX - 15), count: 8 };
         let memory = memory();
         for head in 0..8 {

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn error_goes_to_every_request_before_the_end_of_its_turn() {
+    fn error_goes_to_each_request_before_its_turn_ends() {
         let disk = Disk::new();
         let before = disk.join_many(1);
         disk.has_begun();

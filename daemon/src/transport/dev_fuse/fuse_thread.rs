@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_data_of_a_write_is_at_the_start_of_a_page() {
+    fn data_of_a_write_starts_on_a_page() {
         for head_len in [0, WRITE_LEN] {
             let mut buffer = PageBuffer::new(8192, head_len);
             assert!(buffer.bytes().len() >= 8192);

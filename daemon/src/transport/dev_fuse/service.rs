@@ -160,7 +160,7 @@ mod tests {
 
     /// Makes a real mount: as root, or with `fusermount3`.
     #[test]
-    fn a_panic_in_a_request_is_eio_and_the_mount_works_on() {
+    fn panic_in_a_request_is_eio_and_the_mount_works() {
         const THREADS: u16 = 2;
         let (directory, mountpoint) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let request = MountRequest {

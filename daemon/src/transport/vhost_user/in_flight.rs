@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_gets_about_a_second_of_work_and_at_least_one_request() {
+    fn pool_gets_one_second_of_work_or_one_request() {
         let mut counts = InFlightCounts::default();
         let long = effort(5000);
         assert!(counts.has_room(Some(long)), "an idle pool takes anything");
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn all_requests_of_a_guest_that_is_gone_are_given_up() {
+    fn requests_of_a_guest_that_is_gone_are_given_up() {
         let mut tail = Tail::default();
         tail.abandon();
         assert!(tail.put_back(place(7)) && tail.put_back(place(0)));

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_of_the_window_if_its_file_was_handed_out_when_it_came() {
+    fn region_of_a_handed_out_file_is_of_the_window() {
         let (first, second, mapped) = (file(), file(), file());
         let window = crate::window::window_for_tests();
         let regions = Regions::new(Some(&window), &[]);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn where_ram_is_in_memory_files_no_other_file_is_ram() {
+    fn plain_file_beside_memory_files_is_not_ram() {
         let (ram, more, other) = (memory_file(), memory_file(), file());
         let regions = Regions::new(None, &[id(&ram).device]);
         let all = memory(&[(0, &ram), (0x10_000, &other)]);
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn huge_pages_of_a_mount_first_described_later_are_not_ram() {
+    fn huge_pages_of_a_mount_described_later_are_not_ram() {
         const SECOND: u64 = 2 << 20;
         let (ram, of_a_share) = (huge_file(), huge_file());
         assert_ne!(id(&ram).device, id(&of_a_share).device);

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn of_daemons_that_find_a_stale_socket_one_gets_its_name() {
+    fn one_of_many_daemons_takes_a_stale_socket() {
         const DAEMONS: usize = 4;
         for _ in 0..50 {
             let folder = tempfile::tempdir().unwrap();
