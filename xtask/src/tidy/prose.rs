@@ -11,17 +11,8 @@ use super::source::Source;
 /// Largest number of columns of a line of prose.
 const COLUMNS_MAX: usize = 100;
 
-/// Folders and files with wide comments that are not wrapped yet.
-const WIDE: [&str; 2] = ["daemon/src/threads/", "daemon/src/transport/"];
-
-/// Files whose comments are not all in plain English yet.
-const NOT_YET: [&str; 1] = ["daemon/src/transport/vhost_user/queue.rs"];
-
 /// Largest number of words in the name of a test.
 const TEST_WORDS_MAX: usize = 10;
-
-/// Folders with longer names of tests.
-const LONG_TEST_NAMES: [&str; 1] = ["daemon/"];
 
 /// Pages that a command writes.
 pub(super) const GENERATED: [&str; 1] = ["docs/measured/"];
@@ -57,25 +48,16 @@ const INDEX: &str = "docs/README.md";
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for source in sources {
-        let is_in = |folders: &[&str]| folders.iter().any(|folder| source.file.starts_with(folder));
-        if is_in(&GENERATED) {
+        if GENERATED.iter().any(|folder| source.file.starts_with(folder)) {
             continue;
         }
         let lines = prose(source);
         for &(number, line) in &lines {
-            if !is_in(&WIDE) {
-                width(source, number, line, &mut faults);
-            }
-            if !is_in(&NOT_YET) {
-                words(source, number, line, &mut faults);
-            }
+            width(source, number, line, &mut faults);
+            words(source, number, line, &mut faults);
         }
-        if !is_in(&NOT_YET) {
-            idioms::check(source, &lines, &mut faults);
-        }
-        if !is_in(&LONG_TEST_NAMES) {
-            test_names(source, &mut faults);
-        }
+        idioms::check(source, &lines, &mut faults);
+        test_names(source, &mut faults);
     }
     index(sources, &mut faults);
     faults
@@ -197,7 +179,7 @@ mod tests {
         let (short, long) = ("a_".repeat(9) + "b", "a_".repeat(10) + "b");
         let source = format!("{}{}fn {long}_c() {{}}\n", test_of(&short), test_of(&long));
         let fault = format!("policy/src/a.rs:8: {long} has 11 words, limit 10 for a test: shorten it");
-        assert_eq!(faults(&[("policy/src/a.rs", &source), ("daemon/src/a.rs", &source)]), [fault]);
+        assert_eq!(faults(&[("policy/src/a.rs", &source)]), [fault]);
     }
 
     #[test]
