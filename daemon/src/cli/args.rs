@@ -3,7 +3,7 @@
 //! The first paragraph of an option's help is its line in the overview (`--help`), in at most 64
 //! columns. Only single values are checked here; [`super::config`] checks the whole.
 
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ use super::help::{self, SANDBOX, VIRTIOFSD};
 use super::policy::args::{PolicyCommand, ProfileArg};
 use super::sandbox_args::SandboxArgs;
 use crate::limits;
+use crate::transport::vhost_user::RequestQueues;
 
 /// Shares a host directory with a VM: virtio-fs over a vhost-user socket.
 ///
@@ -135,9 +136,8 @@ pub struct ServeArgs {
     /// A guest uses at most one for each of its CPUs, and a VMM may ask for fewer (QEMU:
     /// `num-request-queues=`). A queue that the guest does not use costs nothing.
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Limits")]
-    #[arg(default_value_t = 8)]
-    #[arg(value_parser = RangedU64ValueParser::<u16>::new().range(1..=limits::REQUEST_QUEUES_MAX as u64))]
-    pub num_request_queues: u16,
+    #[arg(default_value = "8", value_parser = request_queues_parser())]
+    pub num_request_queues: RequestQueues,
     /// Threads for requests that wait for the host, 0 to 256 [default: 8].
     ///
     /// Each request queue has a thread that answers from memory. Requests that wait (a read of data
@@ -479,6 +479,11 @@ pub(super) fn parse_seconds(text: &str) -> Result<f64, String> {
 /// A hundred years, far below the overflow of the kernel's jiffies.
 const SECONDS_MAX: f64 = 100.0 * 366.0 * 86_400.0;
 const SECONDS_RIGHT: &str = "give seconds as a number from 0 to 3162240000, such as 0.5";
+
+fn request_queues_parser() -> impl TypedValueParser<Value = RequestQueues> {
+    let range = RangedU64ValueParser::<u16>::new().range(1..=limits::REQUEST_QUEUES_MAX as u64);
+    range.try_map(|count| RequestQueues::new(usize::from(count)))
+}
 
 /// Parses a number of bytes, or of KiB, MiB, GiB or TiB with the suffix K, M, G or T.
 fn parse_size(text: &str) -> Result<u64, String> {

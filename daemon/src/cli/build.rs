@@ -42,10 +42,6 @@ pub(super) enum RunError {
     Mount(#[from] dev_fuse::MountError),
     #[error(transparent)]
     DevFuse(#[from] dev_fuse::FuseError),
-    #[error("--dax-window: {0}")]
-    Window(#[from] window::WindowError),
-    #[error("--num-request-queues: {0}")]
-    RequestQueues(#[from] vhost_user::RequestQueuesError),
     #[error("{0}")]
     Option(io::Error),
     #[error(
@@ -98,7 +94,6 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
 fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> {
     memory::use_one_heap().map_err(SandboxError::rights("the allocator to one heap"))?;
     let policy = with_locks(policy(&serve.share)?, serve.share.locks);
-    let request_queues = vhost_user::RequestQueues::new(usize::from(serve.request_queues))?;
     let pool_requests_max = pool_requests_max(policy.limits());
     // Made now, because the sandbox forbids memory files.
     let memory_devices = memory_devices();
@@ -117,7 +112,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let (policy, window) = match serve.window {
         Some(settings) => {
             let scratch = scratch_file().map_err(RunError::Scratch)?;
-            (counted_writes_only(policy), Some(Window::new(settings, scratch)?))
+            (counted_writes_only(policy), Some(Window::new(settings, scratch)))
         }
         None => (policy, None),
     };
@@ -137,7 +132,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let options = vhost_user::DeviceOptions {
         threads: surroundings.threads.clone(),
         tag: Some(serve.tag),
-        request_queues,
+        request_queues: serve.request_queues,
         keep_listening: serve.keep_listening,
         pool_threads: serve.pool_threads,
         pool_requests_max,

@@ -10,9 +10,9 @@ use super::policy::args::{PolicyCommand, ProfileArg};
 use super::sandbox_args::SandboxConfig;
 use crate::limits;
 use crate::sandbox::Isolation;
-use crate::transport::vhost_user::Tag;
-use crate::window::Settings as WindowSettings;
-use pinhole_dax_cache::{ALIGNMENT_SHIFT_MAX, Geometry, Mode, SLOT_LEN};
+use crate::transport::vhost_user::{RequestQueues, Tag};
+use crate::window::{ALIGNMENT_SHIFT, Settings as WindowSettings};
+use pinhole_dax_cache::{Geometry, Mode, SLOT_LEN};
 use pinhole_policy::Profile;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub struct ServeConfig {
     /// Name of the share.
     pub tag: Tag,
     /// Number of request queues, 1 to 63.
-    pub request_queues: u16,
+    pub request_queues: RequestQueues,
     /// Serve the next connection after one has ended.
     pub keep_listening: bool,
     /// Largest number of threads for requests that wait for the host.
@@ -281,17 +281,17 @@ fn window(
         None | Some(When::Auto) => Mode::Auto,
         Some(When::Always) => Mode::Always,
     };
-    if Geometry::new(len, ALIGNMENT_SHIFT_MAX).is_err() {
-        return Err(ConfigError::WindowLen { len });
-    }
-    Ok(Some(WindowSettings { len, mode, threshold: threshold.unwrap_or(limits::DAX_MIN_SIZE_DEFAULT) }))
+    let geometry = Geometry::new(len, ALIGNMENT_SHIFT).map_err(|_invalid| ConfigError::WindowLen { len })?;
+    let threshold = threshold.unwrap_or(limits::DAX_MIN_SIZE_DEFAULT);
+    Ok(Some(WindowSettings { geometry, mode, threshold }))
 }
 
 /// Returns the smallest `--rlimit-nofile` with a window. QEMU describes each mapping as a memory
 /// region, which takes a descriptor, up to 509 of them. Half of the limit is for the daemon itself.
 fn descriptors_with(window: &WindowSettings) -> u64 {
     const REGIONS_MAX: u64 = 509;
-    DESCRIPTORS_MIN.saturating_add((window.len / SLOT_LEN).min(REGIONS_MAX).saturating_mul(2))
+    let slots = window.geometry.window_len() / SLOT_LEN;
+    DESCRIPTORS_MIN.saturating_add(slots.min(REGIONS_MAX).saturating_mul(2))
 }
 
 fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {

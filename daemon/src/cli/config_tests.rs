@@ -20,7 +20,7 @@ fn the_least_command_line_has_the_documented_defaults() {
     assert_eq!(serve.listen, ListenConfig::Path { path: "/s".into(), group: None });
     assert_eq!(
         (serve.tag, serve.request_queues, serve.keep_listening),
-        (Tag::new("pinhole").unwrap(), 8, false)
+        (Tag::new("pinhole").unwrap(), RequestQueues::new(8).unwrap(), false)
     );
     let share = serve.share;
     assert_eq!(share.timeouts.attr, Duration::from_secs(1));
@@ -207,7 +207,8 @@ fn a_window_is_off_unless_it_is_asked_for() {
     for words in ["", "--dax-window 0", "--dax never", "--dax-window 2M --dax never"] {
         assert_eq!(window(words), None, "{words}");
     }
-    let plain = WindowSettings { len: 2 << 20, mode: Mode::Auto, threshold: limits::DAX_MIN_SIZE_DEFAULT };
+    let geometry = Geometry::new(2 << 20, ALIGNMENT_SHIFT).unwrap();
+    let plain = WindowSettings { geometry, mode: Mode::Auto, threshold: limits::DAX_MIN_SIZE_DEFAULT };
     assert_eq!(window("--dax-window 2M"), Some(plain));
     let few = |words: &str| config(format!("pinhole --shared-dir /d --socket-path /s {words}").trim()).err();
     for (limit, window, least) in [(512, "2M", 514), (1023, "512M", 1024), (1529, "32G", 1530)] {

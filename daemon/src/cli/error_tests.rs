@@ -6,9 +6,7 @@ use crate::cli::policy::{AnswerError, NamedBy, PolicyFileError};
 use crate::passthrough::OpenError;
 use crate::sandbox::SandboxError;
 use crate::transport::dev_fuse::{FuseError, MountError};
-use crate::transport::vhost_user::{RequestQueues, ServeError, Tag};
-use crate::window::WindowError;
-use pinhole_dax_cache::{ALIGNMENT_SHIFT_MAX, Geometry};
+use crate::transport::vhost_user::{ServeError, Tag};
 use pinhole_policy::Policy;
 use std::io;
 
@@ -78,7 +76,6 @@ fn sandbox_rows() -> impl IntoIterator<Item = Row> {
 
 fn run_rows() -> impl IntoIterator<Item = Row> {
     let source = || io::ErrorKind::PermissionDenied.into();
-    let window = || WindowError::from(Geometry::new(3 << 20, ALIGNMENT_SHIFT_MAX).unwrap_err());
     let group = || crate::cli::group::resolve("no-such-group").unwrap_err();
     let file = || PolicyFileError::Read { path: "/p".into(), named_by: NamedBy::Option, source: source() };
     rows! { RunError:
@@ -89,8 +86,6 @@ fn run_rows() -> impl IntoIterator<Item = Row> {
         VhostUser(ServeError::NotListening { number: 9 }) => ["--fd ", "9", "pass one"],
         Mount(MountError::NoDevice) => ["/dev/fuse ", "missing", "load"],
         DevFuse(FuseError::Init) => ["/dev/fuse: ", "INIT", "use Linux 5.0"],
-        Window(window()) => ["--dax-window: ", "0x300000", "power of two from"],
-        RequestQueues(RequestQueues::new(64).unwrap_err()) => ["--num-request-queues: ", "64", "1 to 63"],
         Option(group()) => ["--socket-group: ", "no-such-group", "give its number"],
         Scratch(source()) => ["--dax-window: ", "memory file: permission", "allow memfd_create"],
         Control(source()) => ["host: ", "thread: permission", "raise the limit"],

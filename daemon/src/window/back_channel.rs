@@ -152,7 +152,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
             self.unmap(0, SLOT_LEN)?.unwrap_or_default();
         }
         let found = probe::run(self)?;
-        let geometry = self.window.geometry;
+        let geometry = self.window.settings.geometry;
         self.state(|state| {
             state.has_probe_mapping = false;
             match found {

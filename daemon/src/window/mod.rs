@@ -32,7 +32,7 @@ use crate::sync::clock;
 use crate::sync::event::EventCounter;
 use crate::sync::lock::{Condvar, Mutex};
 use pending::errno;
-use pinhole_dax_cache::{Capabilities, DaxError, Geometry, GeometryError, Mode, Wanted};
+use pinhole_dax_cache::{Capabilities, DaxError, Geometry, Mode, Wanted};
 use pinhole_protocol::Errno;
 use state::{Draining, WindowJob, WindowState, WindowTask};
 use std::os::fd::OwnedFd;
@@ -54,8 +54,8 @@ pub(crate) const ALIGNMENT_SHIFT: u32 = pinhole_dax_cache::ALIGNMENT_SHIFT_MAX;
 /// Settings of the window from the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Length in bytes, a power of two.
-    pub len: u64,
+    /// Length of the window, and alignment of its mappings.
+    pub geometry: Geometry,
     /// Files that are offered to the guest for mapping.
     pub mode: Mode,
     /// Minimum length of an offered file in bytes, for [`Mode::Auto`].
@@ -82,7 +82,6 @@ impl ScratchFile {
 /// Window of one share, for all its front-ends and guests over time.
 #[derive(Debug)]
 pub struct Window {
-    geometry: Geometry,
     settings: Settings,
     scratch: ScratchFile,
     /// Each change under this lock is complete before anything can panic.
@@ -115,20 +114,10 @@ pub(crate) enum SetupPlan {
     },
 }
 
-/// Reason why there can be no window.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct WindowError(#[from] GeometryError);
-
 impl Window {
     /// Makes a window without a front-end.
-    ///
-    /// # Errors
-    /// [`WindowError`] if no window can have that length.
-    pub fn new(settings: Settings, scratch: ScratchFile) -> Result<Self, WindowError> {
-        let geometry = Geometry::new(settings.len, ALIGNMENT_SHIFT)?;
-        Ok(Self {
-            geometry,
+    pub fn new(settings: Settings, scratch: ScratchFile) -> Self {
+        Self {
             settings,
             scratch,
             state: Mutex::default(),
@@ -137,12 +126,12 @@ impl Window {
             pending: Arc::default(),
             usable: AtomicBool::new(false),
             threads: AtomicUsize::new(0),
-        })
+        }
     }
 
     /// Returns the length in bytes.
     pub const fn len_bytes(&self) -> u64 {
-        self.geometry.window_len()
+        self.settings.geometry.window_len()
     }
 
     pub(crate) const fn settings(&self) -> &Settings {
@@ -288,7 +277,7 @@ impl Window {
     /// would map with more rights than the guest may have.
     pub(crate) fn plan(&self, wanted: &Wanted, may_write: bool) -> Result<SetupPlan, Errno> {
         let read_only = Wanted { writable: false, ..*wanted };
-        self.geometry.mapping(wanted).map_err(errno)?;
+        self.settings.geometry.mapping(wanted).map_err(errno)?;
         let state = self.state.lock();
         let (Some(capabilities), Some(mappings)) = (state.peer.open(), &state.mappings) else {
             return Err(Errno::EIO);

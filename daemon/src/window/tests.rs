@@ -61,8 +61,9 @@ pub(crate) fn window() -> Arc<Window> {
         read_only: std::fs::File::open(file.path()).unwrap().into(),
         id: FileId { device: DeviceId { major: 0, minor: 0 }, inode: 1 },
     };
-    let settings = Settings { len: SLOTS * SLOT_LEN, mode: Mode::Auto, threshold: 0 };
-    Arc::new(Window::new(settings, scratch).unwrap())
+    let geometry = Geometry::new(SLOTS * SLOT_LEN, ALIGNMENT_SHIFT).unwrap();
+    let settings = Settings { geometry, mode: Mode::Auto, threshold: 0 };
+    Arc::new(Window::new(settings, scratch))
 }
 
 impl ScriptedWindow {

@@ -53,6 +53,13 @@ impl Tag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestQueues(u8);
 
+/// Eight request queues.
+impl Default for RequestQueues {
+    fn default() -> Self {
+        Self(8)
+    }
+}
+
 /// An invalid number of request queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a device has 1 to {REQUEST_QUEUES_MAX} request queues, not {0}")]
