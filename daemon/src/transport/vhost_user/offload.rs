@@ -52,7 +52,7 @@ pub(super) struct Offloaded {
     /// How far it was carried out; see [`StopCheck`].
     pub(super) reached: Option<u64>,
     /// Whether it can be carried out from its beginning once more; see [`Repeat`].
-    pub(super) may_begin_anew: bool,
+    pub(super) may_begin_again: bool,
 }
 
 /// Limits of a pool.
@@ -363,7 +363,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
 
     fn serve(self: &Arc<Self>, offloaded: Offloaded, scratch: &mut Scratch) {
         let session = &*self.session;
-        let Offloaded { request, place, queue, mut in_flight, is_urgent, reached, may_begin_anew } =
+        let Offloaded { request, place, queue, mut in_flight, is_urgent, reached, may_begin_again } =
             offloaded;
         if in_flight.is_abandoned() {
             self.served();
@@ -387,12 +387,12 @@ impl<F: FileSystem + 'static> OffloadService<F> {
             Next::Done(len) => len,
             Next::Stopped if yields.get().is_some_and(|repeat| !can_be_put_back(repeat)) => {
                 let reached = reached.get();
-                let may_begin_anew = may_begin_anew && yields.get() == Some(Repeat::Harmless);
+                let may_begin_again = may_begin_again && yields.get() == Some(Repeat::Harmless);
                 // The memory is released before the request is counted as gone.
                 drop(memory);
                 in_flight.queue_again();
                 let offloaded =
-                    Offloaded { request, place, queue, in_flight, is_urgent, reached, may_begin_anew };
+                    Offloaded { request, place, queue, in_flight, is_urgent, reached, may_begin_again };
                 return self.requeue(offloaded);
             }
             // The request is in the available ring again, or the guest no longer waits for it.

@@ -160,9 +160,9 @@ impl Unbegun {
     }
 
     /// Returns whether it can be carried out from its beginning, although a part of it may be done.
-    const fn may_begin_anew(&self) -> bool {
+    const fn may_begin_again(&self) -> bool {
         match self {
-            Self::Pooled(offloaded) => offloaded.may_begin_anew,
+            Self::Pooled(offloaded) => offloaded.may_begin_again,
             Self::Leased(_) => true,
         }
     }
@@ -381,7 +381,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
             in_flight: self.ring.offload(effort),
             is_urgent: false,
             reached: None,
-            may_begin_anew: true,
+            may_begin_again: true,
         };
         Ok(self.queue.offload.submit(offloaded).map(|offloaded| offloaded.request))
     }
@@ -435,7 +435,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         let mut unbegun: Vec<_> =
             pooled.chain(self.leases.take_all().into_iter().map(Unbegun::Leased)).collect();
         unbegun.sort_by_key(|unbegun| unbegun.place().number);
-        while unbegun.pop_if(|last| last.may_begin_anew() && self.ring.put_back(last.place())).is_some() {}
+        while unbegun.pop_if(|last| last.may_begin_again() && self.ring.put_back(last.place())).is_some() {}
         let (burst, mut batch, mut urgent) = (self.ring.begin(), Batch::new(), Vec::new());
         for unbegun in unbegun {
             match unbegun {
