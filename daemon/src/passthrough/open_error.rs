@@ -1,8 +1,8 @@
-//! Why a directory cannot be shared.
+//! Reason why a directory cannot be shared.
 
 use std::path::PathBuf;
 
-/// Why a directory cannot be shared.
+/// Reason why a directory cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The shared directory cannot be opened.

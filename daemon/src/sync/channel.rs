@@ -79,12 +79,13 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Waits for the next value. `None`: the channel is closed and empty.
+    /// Waits for the next value. Returns `None` if the channel is closed and empty.
     pub(crate) fn receive(&self) -> Option<T> {
         self.receive_until(None)
     }
 
-    /// Waits for the next value, but not past `until`. `None` also means that none came in time.
+    /// Waits for the next value, but not past `until`. `None` also means that no value came in
+    /// time.
     pub(crate) fn receive_until(&self, until: Option<Instant>) -> Option<T> {
         let is_empty = |values: &mut Values<T>| values.queue.is_empty() && !values.is_closed;
         let next = self.0.changed.wait_while(self.0.values.lock(), until, is_empty).queue.pop_front();

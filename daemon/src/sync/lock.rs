@@ -84,8 +84,8 @@ impl Condvar {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a notification, but not past `until`. Returns `true` if `until` is
-    /// reached. May return early.
+    /// Waits for a notification, but not past `until`. Returns true if `until` is reached. May
+    /// return early.
     pub(crate) fn wait_until<'m, T>(
         &self,
         guard: MutexGuard<'m, T>,

@@ -45,7 +45,7 @@ struct PendingTurns<W> {
 #[derive(Debug)]
 struct PendingTurn<W> {
     scope: SyncScope,
-    /// What the call is made on.
+    /// Object on which the call is made.
     with: W,
     turn: Arc<SyncTurn>,
     /// The outcome of the turns during which the requests of this turn came.

@@ -1,4 +1,4 @@
-//! How a name is looked up, and how the inode that it leads to becomes a node.
+//! Looks a name up, and makes a node of the inode that it leads to.
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::Inodes;
