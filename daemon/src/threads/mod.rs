@@ -86,7 +86,7 @@ impl ThreadSetup {
     /// Prepares the calling thread to serve requests. Each thread calls this once.
     ///
     /// # Errors
-    /// The host's error; the thread must then serve nothing.
+    /// The host's error. Then the thread must not serve.
     pub fn enter(&self, kind: Threads) -> io::Result<()> {
         enter_thread(&self.proc_fds)?;
         // The standard library asks the host for random keys when a thread makes its first hash
@@ -99,7 +99,7 @@ impl ThreadSetup {
     /// stay the same.
     ///
     /// # Errors
-    /// The host's error; the thread must then serve nothing.
+    /// The host's error. Then the thread must not serve.
     pub fn confine(&self, kind: Threads) -> io::Result<()> {
         (self.confine)(kind)
     }

@@ -45,7 +45,7 @@ struct TaskThreadShared<R: TaskRunner> {
 
 struct TaskState<T> {
     tasks: VecDeque<T>,
-    /// When to call [`TaskRunner::run_due`].
+    /// Time at which to call [`TaskRunner::run_due`].
     due: Option<Instant>,
     has_thread: bool,
     /// The [`TaskThread`] was dropped. The thread ends after the remaining tasks.

@@ -91,7 +91,7 @@ pub enum ChainError {
 pub struct DescriptorTable {
     /// Guest physical address of descriptor 0.
     pub address: GuestAddress,
-    /// How many descriptors there are.
+    /// Number of descriptors.
     pub count: u16,
 }
 

@@ -1,4 +1,4 @@
-//! How requests reach the session: vhost-user virtqueues, or /dev/fuse.
+//! The transports, by which requests reach the session: vhost-user virtqueues, and /dev/fuse.
 
 pub mod chain;
 mod deferred;

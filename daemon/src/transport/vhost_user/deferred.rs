@@ -18,7 +18,7 @@ pub(super) struct QueueDeferred {
     pub(super) deferred: Deferred,
     /// The request, without its message.
     pub(super) request: QueueRequest,
-    /// Where it was in the available ring.
+    /// Its place in the available ring.
     pub(super) place: RingPlace,
     /// The queue from which it was taken.
     pub(super) queue: usize,

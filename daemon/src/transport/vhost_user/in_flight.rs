@@ -28,9 +28,9 @@ pub(super) struct InFlightCounts {
     queued: usize,
     /// Deferred requests. They use no memory.
     deferred: usize,
-    /// Requests that were passed to the pool.
+    /// Requests that were passed to the pool and have not left it.
     offloaded: usize,
-    /// Time that the host may take for those.
+    /// Time that the host may take for the offloaded requests.
     time: Duration,
     /// One of them may take longer. No request is taken after it until it is done.
     is_closed: bool,
@@ -42,7 +42,7 @@ pub(super) struct InFlightCounts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct MemoryGeneration(bool);
 
-/// What a request in flight does.
+/// Stage of a request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// It waits for a thread of the pool.

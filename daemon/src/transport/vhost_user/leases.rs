@@ -20,7 +20,7 @@ pub(super) struct Leases(Vec<LeaseWait>);
 #[derive(Debug)]
 pub(super) struct LeaseWait {
     pub(super) request: QueueRequest,
-    /// Where it was in the available ring.
+    /// Its place in the available ring.
     pub(super) place: RingPlace,
     pub(super) since: Instant,
     /// Time at which to try it again.

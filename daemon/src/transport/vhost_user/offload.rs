@@ -42,14 +42,14 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(super) struct Offloaded {
     pub(super) request: QueueRequest,
-    /// Where it was in the available ring.
+    /// Its place in the available ring.
     pub(super) place: RingPlace,
     /// The queue from which it was taken.
     pub(super) queue: usize,
     pub(super) in_flight: InFlight,
     /// A stop of its ring waits for it.
     pub(super) is_urgent: bool,
-    /// How far it was carried out; see [`StopCheck`].
+    /// The point up to which it was carried out; see [`StopCheck`].
     pub(super) reached: Option<u64>,
     /// Whether it can be carried out from its beginning once more; see [`Repeat`].
     pub(super) may_begin_again: bool,

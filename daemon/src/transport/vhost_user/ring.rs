@@ -148,7 +148,7 @@ impl Drop for Busy<'_> {
 pub(super) struct InFlight {
     ring: Arc<Ring>,
     stage: Stage,
-    /// How long the pool may take for it, while the pool has it.
+    /// Time that the pool may take for it, while the pool has it.
     effort: Option<Effort>,
 }
 
@@ -324,7 +324,7 @@ impl Ring {
         }
     }
 
-    /// Tells the queue thread to stop, whatever it waits for.
+    /// Tells the queue thread to stop, and ends each of its waits.
     fn request_stop(&self, stop: &StopSignal) {
         stop.request();
         drop(self.in_flight.lock());
