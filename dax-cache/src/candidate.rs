@@ -5,8 +5,8 @@
 //! fall back to READ and WRITE. So a file is offered only if this front-end can map every range of
 //! it, for every access that the guest has.
 //!
-//! The guest reads the flag when it learns of the inode. It follows a change of the flag after it
-//! has dropped the inode (`fuse_dax_dontcache`).
+//! The guest reads the flag when it learns of the inode. A change of the flag takes effect only
+//! after the guest has dropped the inode (`fuse_dax_dontcache`).
 
 use crate::{Capabilities, SLOT_LEN};
 
@@ -28,7 +28,8 @@ pub enum Mode {
 pub enum FileKind {
     /// A regular file.
     Regular,
-    /// A directory, symbolic link, FIFO, socket or device. It is never opened for its data.
+    /// A directory, symbolic link, FIFO, socket or device. The daemon never opens such a file for
+    /// its data.
     Other,
 }
 
@@ -40,7 +41,7 @@ pub struct Candidate {
     /// Length in bytes.
     pub len: u64,
     /// Whether the policy lets this guest change the length: write, truncate, fallocate. Other
-    /// writers are not known here.
+    /// writers on the host do not count.
     pub len_may_change: bool,
     /// Whether the policy grants `map-read`.
     pub map_read: bool,
@@ -87,7 +88,7 @@ pub enum Unmappable {
     #[error("the front-end cannot map a read-only descriptor")]
     ReadOnly,
     /// The front-end does not map past the end of a file, and the file ends within a slot. Linux
-    /// maps whole slots, so it could not map the last one.
+    /// maps whole slots, so it could not map the last slot of the file.
     #[error("the front-end does not map past the end of a file, and the file ends within a slot")]
     EndsWithinSlot,
     /// The front-end does not map past the end of a file, and the guest may extend or truncate the

@@ -1,19 +1,19 @@
 //! The abilities of a front-end.
 //!
-//! The vhost-user protocol does not tell them. After the connection the daemon tests them with a
-//! scratch file and stores the results in [`Capabilities`]. The constructors return the values that
-//! were measured for known front-ends.
+//! The vhost-user protocol does not report these abilities. After the connection the daemon tests
+//! them with a scratch file and stores the results in [`Capabilities`]. The constructors return the
+//! values that were measured for known front-ends.
 
 use crate::SLOT_LEN;
 
-/// The most mappings at a time for QEMU.
+/// Maximum number of mappings at a time for QEMU.
 ///
 /// Each mapping is a memory region that QEMU reports to every vhost-user device of the VM. These
 /// devices accept about 500 regions, including the guest's own memory. All windows of a VM share
 /// this number; the constant counts one window.
 pub const QEMU_MAPPINGS_MAX: usize = 479;
 
-/// The most mappings at a time for a front-end that maps over a reserved range.
+/// Maximum number of mappings at a time for a front-end that maps over a reserved range.
 ///
 /// Each mapping splits that range once more, so that n mappings make 2n + 1 areas of the address
 /// space. Linux's default `vm.max_map_count` is 65,530 areas for the whole process.
@@ -34,17 +34,18 @@ pub enum Overlap {
 /// The abilities of a front-end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Capabilities {
-    /// It maps `O_RDONLY` descriptors. Without this, a file that the guest must not write cannot be
-    /// mapped, because only the mode of the descriptor keeps QEMU from mapping writable.
+    /// Whether the front-end maps `O_RDONLY` descriptors. If not, a file that the guest must not
+    /// write cannot be mapped, because only the mode of the descriptor keeps QEMU from mapping
+    /// writable.
     pub read_only_descriptors: bool,
-    /// It maps ranges that extend past the end of the file. Linux requests one at the end of every
-    /// file with a length that is not a multiple of [`SLOT_LEN`].
+    /// Whether the front-end maps ranges that extend past the end of the file. Linux requests such
+    /// a range at the end of every file with a length that is not a multiple of [`SLOT_LEN`].
     pub past_end_of_file: bool,
-    /// The effect of a mapping over an existing one.
+    /// Effect of a mapping over an existing one.
     pub overlap: Overlap,
-    /// The most mappings at a time.
+    /// Maximum number of mappings at a time.
     pub mappings_max: usize,
-    /// A reset of the device removes all mappings without a message.
+    /// Whether a reset of the device removes all mappings without a message.
     pub drops_on_reset: bool,
 }
 
@@ -86,10 +87,11 @@ impl Capabilities {
 
     /// Returns whether to map writable, or `None` if no mapping is possible.
     ///
-    /// `asked` says whether the guest asks for a writable mapping, `may_write` whether it may have
-    /// one of this node. A mapping is writable without being asked for in two cases: the front-end
-    /// cannot map `O_RDONLY` descriptors, or it would have to remove the mapping when the guest
-    /// later asks to write. A mapping is never writable without `may_write`.
+    /// `asked` says whether the guest asks for a writable mapping, `may_write` whether the guest
+    /// may have a writable mapping of this node. In two cases a mapping is writable although the
+    /// guest does not ask for it: the front-end cannot map `O_RDONLY` descriptors, or the mapping
+    /// would have to be removed when the guest later asks to write. A mapping is never writable
+    /// without `may_write`.
     pub const fn map_writable(&self, asked: bool, may_write: bool) -> Option<bool> {
         let replaces = matches!(self.overlap, Overlap::Replaced);
         match (asked, may_write) {
@@ -106,11 +108,12 @@ impl Capabilities {
         }
     }
 
-    /// Returns the length in bytes of the largest window in which Linux cannot exceed the budget, 0
-    /// if the budget allows no slot.
+    /// Returns the length in bytes of the largest window in which Linux cannot exceed
+    /// `mappings_max`, or 0 if that allows no slot.
     ///
-    /// Linux makes at most one mapping for each slot of [`SLOT_LEN`]. In a larger window it exceeds
-    /// the budget, and reads fail, before it runs out of free slots and reclaims some.
+    /// Linux makes at most one mapping for each slot of [`SLOT_LEN`]. It reclaims slots only when
+    /// no slot is free. In a larger window Linux would exceed the limit before that, and reads
+    /// would fail.
     pub fn window_len_max(&self) -> u64 {
         let slots = u64::try_from(self.mappings_max).unwrap_or(u64::MAX);
         slots.checked_ilog2().and_then(|shift| SLOT_LEN.checked_shl(shift)).unwrap_or(0)

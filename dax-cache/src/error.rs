@@ -1,14 +1,14 @@
 //! The errors of the window, and the errno that the guest gets for each.
 
-/// How a step failed at the front-end. The reply to `SHMEM_MAP` carries no errno, so there is no
-/// further detail.
+/// How a step failed at the front-end. The reply to `SHMEM_MAP` carries no errno, so no further
+/// detail is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// It replied that it refuses.
+    /// The front-end replied that it refuses the step.
     #[error("the front-end refused")]
     Refused,
-    /// It did not reply: the channel is closed, or the reply took longer than the caller waits. It
-    /// is unknown whether the step was done, and nothing more can be sent on this channel.
+    /// The front-end did not reply: the channel is closed, or the reply took longer than the caller
+    /// waits. Whether the step was done is unknown, and nothing more can be sent on this channel.
     #[error("the front-end does not reply")]
     Gone,
 }
@@ -67,8 +67,8 @@ pub enum DaxError {
     /// The table was cleared while the request was in progress.
     #[error("the window was cleared during the request")]
     Cleared,
-    /// Another request is in progress. This is a mistake of the caller, which must finish one
-    /// request before the next.
+    /// Another request is in progress. This is a mistake of the caller, which must finish a request
+    /// before it starts another.
     #[error("another request is in progress")]
     Busy,
 }
@@ -77,17 +77,16 @@ impl DaxError {
     /// Returns the Linux error number for the reply.
     ///
     /// Linux passes most numbers on to the reading program, or turns them into SIGBUS in a page
-    /// fault. It must never get three of them for a SETUPMAPPING:
+    /// fault. A SETUPMAPPING must never end in one of these three:
     ///
-    /// - EAGAIN makes a page fault retry at once and forever. `__fuse_dax_fault` takes it for "no
-    ///   free slot", although there is one.
+    /// - EAGAIN makes a page fault retry at once and forever. `__fuse_dax_fault` takes EAGAIN for
+    ///   "no free slot", although a slot is free.
     /// - ENOMEM makes a page fault retry, on kernels before 5.16 after a run of the OOM killer.
     /// - ENOSYS is final: Linux never asks again.
     ///
-    /// No number makes Linux reclaim slots. It does that when it has no free slot left, which
-    /// happens before the budget is spent in a window of at most
-    /// [`crate::Capabilities::window_len_max`]. So a spent budget is ENOSPC, which at least names
-    /// the cause.
+    /// No number makes Linux reclaim slots. Linux reclaims slots when it has no free slot left. In
+    /// a window of at most [`crate::Capabilities::window_len_max`], that happens before the budget
+    /// is spent. So a spent budget is ENOSPC, which at least names the cause.
     pub const fn errno(self) -> i32 {
         const EIO: i32 = 5;
         const EINVAL: i32 = 22;

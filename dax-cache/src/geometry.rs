@@ -1,7 +1,8 @@
 //! The length and alignment of the window, and ranges that were checked against them.
 //!
-//! A guest sends a [`Wanted`] or a pair of numbers. [`Geometry`] turns it into a [`Mapping`] or a
-//! [`WindowRange`], or returns an error. Code outside this file never checks these numbers again.
+//! A guest sends a [`Wanted`], or the offset and length of a range. [`Geometry`] turns these
+//! numbers into a [`Mapping`] or a [`WindowRange`], or returns an error. Code outside this file
+//! never checks these numbers again.
 
 use crate::DaxError;
 
@@ -10,7 +11,7 @@ pub const ALIGNMENT_SHIFT_MIN: u32 = 12;
 /// log2 of the largest alignment. Linux refuses to mount above `FUSE_DAX_SHIFT`
 /// (`fuse_dax_check_alignment`).
 pub const ALIGNMENT_SHIFT_MAX: u32 = 21;
-/// Bytes of a slot (`FUSE_DAX_SZ`).
+/// Length of a slot in bytes (`FUSE_DAX_SZ`).
 ///
 /// Linux divides the window into slots and maps one slot with each SETUPMAPPING. The smallest
 /// window that it can use is one slot.
@@ -19,7 +20,9 @@ pub const SLOT_LEN: u64 = 1 << ALIGNMENT_SHIFT_MAX;
 /// The length of the window, and the alignment of its ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
+    /// Length in bytes.
     window_len: u64,
+    /// Alignment in bytes.
     alignment: u64,
 }
 
@@ -101,6 +104,7 @@ impl Geometry {
         Ok(Mapping { range, node: wanted.node, file_offset: wanted.file_offset, writable: wanted.writable })
     }
 
+    /// Checks that a number of bytes is a multiple of the alignment.
     const fn check_alignment(&self, value: u64) -> Result<(), DaxError> {
         // The alignment is a power of two, so alignment - 1 masks the misaligned bits.
         if value & self.alignment.wrapping_sub(1) == 0 {
@@ -122,8 +126,8 @@ pub struct Wanted {
     pub window_offset: u64,
     /// Length in bytes.
     pub len: u64,
-    /// Whether to map for reading and writing, not only for reading. It may be set although the
-    /// guest did not ask for it: see [`crate::Capabilities::map_writable`].
+    /// Whether to map for reading and writing, not only for reading. This may be true although the
+    /// guest did not ask to write: see [`crate::Capabilities::map_writable`].
     pub writable: bool,
 }
 
@@ -196,7 +200,8 @@ impl Mapping {
         Self { writable: false, ..self }
     }
 
-    /// Returns whether both map the same bytes of the same file at the same place, with any rights.
+    /// Returns whether both mappings are of the same bytes of the same file at the same place,
+    /// whatever their rights.
     pub(crate) fn same_content(&self, other: &Self) -> bool {
         self.range == other.range && self.node == other.node && self.file_offset == other.file_offset
     }

@@ -12,15 +12,15 @@
 //! # Rules of the table
 //!
 //! Linux (`fs/fuse/dax.c`) divides the window into slots of 2 MiB. It maps whole slots only, always
-//! at the same offsets. It uses a slot for another file after it has removed the first mapping,
-//! even if the REMOVEMAPPING failed: it only logs a warning then. Other drivers may behave
-//! differently, and a hostile guest may send any request.
+//! at the same offsets. Before it uses a slot for another file, it sends a REMOVEMAPPING for the
+//! old mapping. If that fails, Linux only logs a warning and uses the slot anyway. Other
+//! drivers may behave differently, and a hostile guest may send any request.
 //!
 //! - **The mapping exists already** (same place, node and file offset, and at least the requested
 //!   rights): success without a message to the front-end.
-//! - **Read-only becomes writable** in place if the front-end replaces a mapping by a new one over
-//!   it. Otherwise the old mapping is removed first, and restored if the front-end refuses the new
-//!   one. In between, the other processors of the guest find nothing in the range.
+//! - **Read-only becomes writable** in place if the front-end replaces an existing mapping by a new
+//!   one. Otherwise the old mapping is removed first, and restored if the front-end refuses the new
+//!   mapping. In between, the other processors of the guest find nothing in the range.
 //!   [`Capabilities::map_writable`] says when to avoid this by mapping writable from the start.
 //! - **Another mapping in the range** is removed first. Each removal names the exact range of one
 //!   mapping, because QEMU accepts no other range. If the front-end then refuses the new mapping,
@@ -32,8 +32,8 @@
 //!   mapping, which QEMU cannot do. After the error, the guest knows that its mappings are
 //!   unchanged. Linux never sends such a request.
 //! - **No mapping to remove**: success, as in all other servers. An entry that is empty or outside
-//!   the window is EINVAL. There is no special length for the whole window. It existed only in a
-//!   message between an old virtiofsd and QEMU, never in FUSE.
+//!   the window is EINVAL. No special length means the whole window. Such a length existed only in
+//!   a message between an old virtiofsd and QEMU, never in FUSE.
 //! - **A failed unmap** leaves the range taken, because the front-end may still have the mapping.
 //!   The range counts against the budget and never satisfies a request. Another mapping is recorded
 //!   over it only if the front-end has accepted exactly the same range and is known to refuse or

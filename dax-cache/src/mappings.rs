@@ -6,9 +6,9 @@
 //! So the caller holds no borrow and no lock while the front-end works. The front-end may take
 //! forever, because it can be waiting for this daemon: for the reply to GET_VRING_BASE, or to the
 //! ADD_MEM_REG that QEMU sends around its own reply. The reset of the device then clears the table,
-//! and the late result of the step changes nothing. If the table called a [`Mapper`] itself, it
-//! would be blocked for all that time. A caller without other threads, such as a test, uses
-//! [`Mappings::run`].
+//! and the result of the step, which comes after that, changes nothing. If the table called a
+//! [`Mapper`] itself, the table would be locked for all that time. A caller without other threads,
+//! such as a test, uses [`Mappings::run`].
 //!
 //! Only one request is in progress at a time. The front-end replies to one message after another
 //! anyway, and a plan for a second request would start from an uncertain state. Only
@@ -23,8 +23,8 @@ use crate::{Capabilities, DaxError, Failure, Geometry, Mapping, Overlap, Wanted,
 /// Executes steps: the front-end at the other end of the back channel.
 ///
 /// A mapping names a node, not a descriptor. The implementation opens the file itself, `O_RDONLY`
-/// unless [`Mapping::writable`]. A table with descriptors would have to keep one of each kind to
-/// restore an old mapping.
+/// unless [`Mapping::writable`]. If the table kept descriptors, it would need a read-only and a
+/// writable one for each mapping, to restore an old mapping.
 pub trait Mapper {
     /// Sends `SHMEM_MAP`.
     ///
@@ -48,8 +48,8 @@ pub enum Action {
     Unmap(WindowRange),
 }
 
-/// An action to execute once. Pass it to [`Mappings::complete`] with its result, success or
-/// failure.
+/// An action to execute once. The caller passes the step to [`Mappings::complete`] with the result,
+/// success or failure.
 #[derive(Debug)]
 #[must_use = "the request continues only when the step is completed"]
 pub struct Step {
@@ -67,7 +67,7 @@ impl Step {
     /// Executes the step with `mapper`.
     ///
     /// # Errors
-    /// Those of `mapper`.
+    /// The [`Failure`] of `mapper`.
     pub fn execute(&self, mapper: &mut impl Mapper) -> Result<(), Failure> {
         match self.action {
             Action::Map(mapping) => mapper.map(&mapping),
@@ -89,13 +89,13 @@ pub enum Next {
 /// Which mappings the front-end has when the table is cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrontEnd {
-    /// It still has all of them and must be told to remove them, before a new mapping is made.
+    /// The front-end still has all mappings. It must remove them before a new mapping is made.
     ///
-    /// This is so at INIT (a guest that crashed sends no message before), at DESTROY, on a new back
-    /// channel, and after a reset of the device if the front-end drops nothing then.
+    /// This is the case at INIT (a guest that has crashed sends no message before), at DESTROY, on
+    /// a new back channel, and after a reset of the device if the front-end drops nothing then.
     StillMaps,
-    /// It has none: it has removed them itself, as QEMU does when the device is reset, or it no
-    /// longer exists.
+    /// The front-end has no mapping: it has removed all of them itself, as QEMU does when the
+    /// device is reset, or it no longer exists.
     DroppedAll,
 }
 
@@ -121,10 +121,14 @@ struct Plan {
 pub struct Mappings {
     geometry: Geometry,
     overlap: Overlap,
+    /// Maximum number of entries of the table.
     budget: usize,
     table: Table,
+    /// The request in progress.
     plan: Option<Plan>,
+    /// Whether the front-end has stopped replying.
     gone: bool,
+    /// Number of clears so far.
     epoch: u64,
 }
 
@@ -184,7 +188,7 @@ impl Mappings {
 
     /// Returns whether this mapping exists already, with at least these rights.
     ///
-    /// If so, SETUPMAPPING needs no message to the front-end. This is one lookup in the table and
+    /// If so, SETUPMAPPING needs no message to the front-end. The call looks up one entry and
     /// allocates nothing.
     ///
     /// # Errors
@@ -201,8 +205,9 @@ impl Mappings {
 
     /// Starts a SETUPMAPPING.
     ///
-    /// It ends in a [`DaxError`] if the numbers are not valid, a mapping is partly outside the
-    /// range, the budget is spent, or the front-end fails.
+    /// The request ends in a [`DaxError`] if the numbers are not valid, another request is in
+    /// progress, a mapping is partly outside the range, the budget is spent, or the front-end
+    /// fails.
     pub fn setup(&mut self, wanted: &Wanted) -> Next {
         match self.plan_setup(wanted) {
             Ok(Some(plan)) => self.begin(plan),
@@ -211,6 +216,7 @@ impl Mappings {
         }
     }
 
+    /// Checks a SETUPMAPPING and plans its steps. Returns `None` if the mapping exists already.
     fn plan_setup(&mut self, wanted: &Wanted) -> Result<Option<Plan>, DaxError> {
         let wanted = self.geometry.mapping(wanted)?;
         if self.has(&wanted) {
@@ -236,9 +242,10 @@ impl Mappings {
 
     /// Starts a REMOVEMAPPING with the window offset and length of each entry.
     ///
-    /// It ends in a [`DaxError`] if the numbers of an entry are not valid, or a mapping is partly
-    /// outside an entry. Nothing is removed then. It also ends in a [`DaxError`] if the front-end
-    /// fails to remove a mapping, after all others have been removed.
+    /// The request ends in a [`DaxError`], and nothing is removed, if the numbers of an entry are
+    /// not valid, another request is in progress, or a mapping is partly outside an entry. If the
+    /// front-end refuses to remove a mapping, the request removes all others and then ends in a
+    /// [`DaxError`]. If the front-end does not reply, the request ends at once.
     pub fn remove(&mut self, entries: impl Iterator<Item = (u64, u64)>) -> Next {
         match self.plan_remove(entries) {
             Ok(unmaps) => self.unmap_all(unmaps),
@@ -246,6 +253,7 @@ impl Mappings {
         }
     }
 
+    /// Checks a REMOVEMAPPING. Returns the ranges to unmap, each once.
     fn plan_remove(
         &mut self,
         entries: impl Iterator<Item = (u64, u64)>,
@@ -271,8 +279,8 @@ impl Mappings {
     /// Starts the removal of all mappings that are, or may be, of a node.
     ///
     /// The guest is not asked and finds nothing there afterwards. This is for a node that the guest
-    /// has forgotten or must no longer reach. It ends in a [`DaxError`] if the front-end fails to
-    /// remove a mapping, after all others have been removed.
+    /// has forgotten or must no longer reach. The removal ends in a [`DaxError`] as
+    /// [`Mappings::remove`] does.
     pub fn drop_node(&mut self, node: u64) -> Next {
         if let Err(error) = self.check_idle() {
             return Next::Finished(Err(error));
@@ -286,8 +294,7 @@ impl Mappings {
     ///
     /// A request in progress ends with [`DaxError::Cleared`] when its step is completed. If that
     /// step is a map, the front-end may execute it after the clear, so its range stays doubtful.
-    /// The clear ends in a [`DaxError`] if the front-end fails to remove a mapping, after all
-    /// others have been removed.
+    /// The clear ends in a [`DaxError`] as [`Mappings::remove`] does.
     pub fn clear(&mut self, front_end: FrontEnd) -> Next {
         self.epoch = self.epoch.wrapping_add(1);
         self.gone = false;
@@ -324,7 +331,7 @@ impl Mappings {
             (Action::Unmap(_), Err(Failure::Refused)) => plan.unmap_refused = true,
             (Action::Map(mapping), Ok(())) => {
                 self.table.insert(mapping);
-                // This is the guest's mapping, or the old one that is restored instead.
+                // This is the guest's mapping, or the old mapping that is restored instead.
                 let result = if plan.map_refused { Err(DaxError::Refused) } else { Ok(()) };
                 return self.finish(result);
             }
@@ -332,7 +339,7 @@ impl Mappings {
                 plan.map_refused = true;
                 plan.map = plan.restore.take();
                 if plan.map.is_none() && self.table.overlapping(mapping.range()).next().is_some() {
-                    // It was meant to replace another mapping, and that one may still exist.
+                    // The refused map was meant to replace another mapping, which may still exist.
                     plan.unmaps = vec![mapping.range()].into_iter();
                 }
             }
@@ -363,6 +370,7 @@ impl Mappings {
         }
     }
 
+    /// Starts a request that unmaps these ranges.
     fn unmap_all(&mut self, unmaps: Vec<WindowRange>) -> Next {
         if unmaps.is_empty() {
             return Next::Finished(Ok(()));
@@ -373,11 +381,13 @@ impl Mappings {
         }
     }
 
+    /// Starts a request with this plan.
     fn begin(&mut self, plan: Plan) -> Next {
         self.plan = Some(plan);
         self.advance()
     }
 
+    /// Returns the next step of the plan, or ends the request.
     fn advance(&mut self) -> Next {
         let Some(plan) = &mut self.plan else { return Next::Finished(Err(DaxError::Cleared)) };
         if let Some(range) = plan.unmaps.next() {
@@ -391,6 +401,7 @@ impl Mappings {
         }
     }
 
+    /// Returns a step, and records that it is in flight.
     fn send(&mut self, action: Action) -> Next {
         if let Some(plan) = &mut self.plan {
             plan.in_flight = Some(action);
@@ -398,6 +409,7 @@ impl Mappings {
         Next::Send(Step { action, epoch: self.epoch })
     }
 
+    /// Ends the request.
     fn finish(&mut self, result: Result<(), DaxError>) -> Next {
         self.plan = None;
         Next::Finished(result)
@@ -420,16 +432,19 @@ impl Mappings {
         partial.map_or(Ok(()), |taken| Err(DaxError::Partial { offset: taken.offset(), len: taken.len() }))
     }
 
+    /// Marks the entries that start where these ranges start as doubtful.
     fn mark_doubtful(&mut self, ranges: &[WindowRange]) {
         for range in ranges {
             self.table.mark_doubtful(*range);
         }
     }
 
+    /// Checks that no request is in progress.
     const fn check_idle(&self) -> Result<(), DaxError> {
         if self.plan.is_some() { Err(DaxError::Busy) } else { Ok(()) }
     }
 
+    /// Checks that the front-end still replies.
     const fn check_replying(&self) -> Result<(), DaxError> {
         if self.gone { Err(DaxError::Gone) } else { Ok(()) }
     }

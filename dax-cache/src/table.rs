@@ -1,5 +1,5 @@
-//! The interval table: which ranges of the window are taken, and by which mapping. It knows nothing
-//! of front-ends or requests.
+//! The interval table: which ranges of the window are taken, and by which mapping. The table knows
+//! nothing of front-ends or requests.
 
 use crate::{Mapping, WindowRange};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,10 +33,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Returns all entries, ordered by offset.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
@@ -64,8 +66,8 @@ impl Table {
 
     /// Returns an entry that is partly inside and partly outside `range`.
     pub(crate) fn partly_outside(&self, range: WindowRange) -> Option<&Entry> {
-        // It can only be the last entry that starts before the range, or the last that starts in
-        // it.
+        // Such an entry can only be the last that starts before the range, or the last that starts
+        // in the range.
         let before = self.entries.range(..range.offset()).next_back();
         let last = self.entries.range(range.offset()..range.end()).next_back();
         let before = before.filter(|(_, entry)| entry.mapping.range().end() > range.offset());
@@ -79,14 +81,14 @@ impl Table {
         offsets.filter_map(|(_, offset)| self.entries.get(offset))
     }
 
-    /// Records a live mapping. It replaces an entry of the same range.
+    /// Records a live mapping, and replaces the entry of the same range, if there is one.
     ///
     /// The caller guarantees that no other entry overlaps the range.
     pub(crate) fn insert(&mut self, mapping: Mapping) {
         self.put(Entry { mapping, state: State::Live, older_nodes: Vec::new() });
     }
 
-    /// Records that a range has this mapping, or still the entry of the same range.
+    /// Records that a range has this mapping, or still that of the entry with the same range.
     ///
     /// The caller guarantees that no other entry overlaps the range.
     pub(crate) fn insert_doubtful(&mut self, mapping: Mapping) {
@@ -99,6 +101,7 @@ impl Table {
         self.put(Entry { mapping, state: State::Doubtful, older_nodes });
     }
 
+    /// Stores an entry in place of the entry with the same range, and indexes its node.
     fn put(&mut self, entry: Entry) {
         let (node, offset) = (entry.mapping.node(), entry.mapping.range().offset());
         self.remove(entry.mapping.range());
@@ -117,13 +120,14 @@ impl Table {
         }
     }
 
-    /// Marks the entry that starts at this range as doubtful.
+    /// Marks the entry that starts where this range starts as doubtful.
     pub(crate) fn mark_doubtful(&mut self, range: WindowRange) {
         if let Some(entry) = self.entries.get_mut(&range.offset()) {
             entry.state = State::Doubtful;
         }
     }
 
+    /// Removes all entries.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.by_node.clear();
@@ -137,6 +141,7 @@ mod tests {
 
     const PAGE: u64 = 4096;
 
+    /// Returns a mapping of `count` pages at the page with this index.
     fn mapping(node: u64, page: u64, count: u64) -> Mapping {
         let geometry = Geometry::new(SLOT_LEN, 12).unwrap();
         let at =

@@ -1,7 +1,7 @@
 //! Do table and front-end always agree under random requests of a hostile guest?
 //!
 //! The front-ends have any abilities, steps fail, and resets interrupt requests. The invariants are
-//! at the top of `model/trial.rs`.
+//! at the top of `dax-cache/src/model/trial.rs`.
 #![cfg(test)]
 
 use pinhole_dax_cache::model::{Command, Event, Fault, Interruption, PAGE_LEN, Trial};
@@ -11,8 +11,9 @@ use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Number of places in the window that are used. Few, so that requests overlap.
+/// Number of places in the window that are used. It is small, so that requests overlap.
 const PLACES: u64 = 8;
+/// Number of nodes, from 0.
 const NODES: u64 = 3;
 
 fn any_capabilities() -> impl Strategy<Value = Capabilities> {
@@ -29,11 +30,12 @@ fn any_capabilities() -> impl Strategy<Value = Capabilities> {
     prop_oneof![Just(Capabilities::qemu()), Just(Capabilities::replacing()), any]
 }
 
-/// Returns a number of bytes: mostly a multiple of `unit`, rarely any number.
+/// Returns a number of bytes: mostly 0 to `max` times `unit`, rarely any number of 64 bits.
 fn any_bytes(unit: u64, max: u64) -> impl Strategy<Value = u64> {
     prop_oneof![30 => (0..=max).prop_map(move |count| count * unit), 1 => any::<u64>()]
 }
 
+/// Returns an event. Most of its numbers are multiples of `unit` bytes.
 fn any_event(unit: u64) -> impl Strategy<Value = Event> {
     let wanted = (0..NODES, any_bytes(unit, 3), any_bytes(unit, PLACES), any_bytes(unit, 3), any::<bool>());
     let setup = wanted.prop_map(|(node, file_offset, window_offset, len, writable)| {
@@ -66,6 +68,7 @@ fn any_command(unit: u64) -> impl Strategy<Value = Command> {
         .prop_map(|(event, faults, interruption)| Command { event, faults, interruption })
 }
 
+/// Plays the commands in a window that is aligned to `1 << shift` bytes.
 fn play(shift: u32, capabilities: Capabilities, guest_max: usize, commands: &[Command]) {
     let geometry = Geometry::new(SLOT_LEN.max(PLACES << shift), shift).unwrap();
     let mut trial = Trial::new(geometry, capabilities, guest_max);

@@ -10,8 +10,8 @@ use pinhole_dax_cache::{
 
 const NODE: u64 = 10;
 const OTHER: u64 = 11;
-/// Accepts read-only descriptors, but neither overlaps nor ranges past the end of a file. A future
-/// QEMU may be like this.
+/// A front-end that accepts read-only descriptors, but neither overlaps nor ranges past the end
+/// of a file. A future QEMU may be like this.
 const STRICT: Capabilities = Capabilities { read_only_descriptors: true, ..Capabilities::qemu() };
 
 /// A table and its front-end, with a record of the messages.
@@ -50,6 +50,7 @@ impl Device {
         Self { mappings, front_end, messages: Vec::new() }
     }
 
+    /// Runs a request to its end.
     fn follow(&mut self, mut next: Next) -> Result<(), DaxError> {
         loop {
             match next {
@@ -74,6 +75,7 @@ impl Device {
         self.follow(next)
     }
 
+    /// Sets the faults of the next steps.
     fn fails(&mut self, faults: &[Option<Fault>]) {
         self.front_end.faults = faults.iter().copied().collect();
     }
@@ -89,11 +91,12 @@ impl Device {
     }
 }
 
-/// Maps slot `at` of the file at slot `at` of the window, read-only.
+/// Returns a read-only mapping of slot `at` of the file at slot `at` of the window.
 const fn slot(node: u64, at: u64) -> Wanted {
     slots(node, at, 1)
 }
 
+/// Returns a read-only mapping of `count` slots, as [`slot`] does.
 const fn slots(node: u64, at: u64, count: u64) -> Wanted {
     let offset = at * SLOT_LEN;
     Wanted { node, file_offset: offset, window_offset: offset, len: count * SLOT_LEN, writable: false }
@@ -312,7 +315,7 @@ fn a_doubtful_range_satisfies_nothing_but_counts() {
 fn a_doubtful_range_is_reused_once_shown_free() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 0)).unwrap();
-    // The front-end drops all mappings, and the table is not messages.
+    // The front-end drops all mappings, and nothing tells the table.
     device.front_end.reset();
     device.setup(slot(OTHER, 0)).unwrap();
     assert_eq!(device.messages(), ["map 0+1 ro", "unmap 0+1", "map 0+1 ro"]);

@@ -3,7 +3,7 @@
 use crate::{Capabilities, Failure, Geometry, Mapper, Mapping, Overlap, WindowRange};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Bytes of a page of the model.
+/// Length of a page of the model in bytes.
 pub const PAGE_LEN: u64 = 1 << crate::ALIGNMENT_SHIFT_MIN;
 
 /// The content of one page of the window.
@@ -26,14 +26,14 @@ impl Page {
     }
 }
 
-/// A failure of one step.
+/// A fault to inject into one step, and the [`Failure`] that the table sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The step is refused, and nothing changes.
     Refuse,
     /// A map is refused, but the range is empty afterwards, as after a failed `mmap(MAP_FIXED)`.
-    /// This needs a front-end that replaces mappings. Otherwise, and for an unmap, it equals
-    /// [`Fault::Refuse`].
+    /// Only a front-end that replaces mappings empties the range. For any other front-end, and for
+    /// an unmap, this fault equals [`Fault::Refuse`].
     RefuseAndEmpty,
     /// The step is not done and gets no reply.
     GoneBefore,
@@ -50,7 +50,7 @@ pub struct ModelFrontEnd {
     /// Window offset and length in bytes of each mapping, in the order in which they were made.
     mapped: Vec<(u64, u64)>,
     file_lens: BTreeMap<u64, u64>,
-    /// Failures of the next steps, in order. Later steps have none.
+    /// Faults of the next steps, in order. Later steps have none.
     pub faults: VecDeque<Option<Fault>>,
     /// Number of steps so far.
     pub steps: usize,
@@ -84,8 +84,7 @@ impl ModelFrontEnd {
         &self.pages
     }
 
-    /// Returns the number of mappings. What is left of a mapping that was partly replaced counts as
-    /// one.
+    /// Returns the number of mappings. A mapping that was partly replaced still counts as one.
     pub fn mapped(&self) -> usize {
         self.mapped.len()
     }
@@ -106,15 +105,18 @@ impl ModelFrontEnd {
             && (end <= file_len || self.capabilities.past_end_of_file)
     }
 
+    /// Returns whether a new mapping replaces existing ones.
     fn replaces(&self) -> bool {
         self.capabilities.overlap == Overlap::Replaced
     }
 
+    /// Counts a step, and returns its fault.
     fn step(&mut self) -> Option<Fault> {
         self.steps = self.steps.saturating_add(1);
         self.faults.pop_front().flatten()
     }
 
+    /// Makes a mapping, if the capabilities and the existing mappings permit it.
     fn try_map(&mut self, mapping: &Mapping) -> Result<(), Failure> {
         let range = mapping.range();
         let overlaps = self.pages_in(range).any(Option::is_some);
@@ -136,6 +138,7 @@ impl ModelFrontEnd {
         Ok(())
     }
 
+    /// Removes a mapping. A front-end that replaces mappings empties any range.
     fn try_unmap(&mut self, range: WindowRange) -> Result<(), Failure> {
         if !self.replaces() && !self.mapped.contains(&(range.offset(), range.len())) {
             return Err(Failure::Refused);
@@ -148,6 +151,7 @@ impl ModelFrontEnd {
         self.pages.iter().skip(index(range.offset())).take(index(range.len()))
     }
 
+    /// Empties a range, and drops the mappings that lie in it completely.
     fn clear_range(&mut self, range: WindowRange) {
         let pages = self.pages.iter_mut().skip(index(range.offset())).take(index(range.len()));
         pages.for_each(|page| *page = None);

@@ -1,9 +1,9 @@
 //! A front-end for tests, and a trial that checks the table against it.
 //!
 //! Tests and fuzzers use this module; the daemon never does. [`ModelFrontEnd`] behaves as its
-//! [`crate::Capabilities`] say: strict with those of QEMU, mapping over existing mappings with
-//! those of a replacing front-end. [`Trial`] plays a guest's requests to a table and a model. After
-//! each request it compares both with a plain array of pages.
+//! [`crate::Capabilities`] say: with those of QEMU it is strict, with those of a replacing
+//! front-end it maps over existing mappings. [`Trial`] plays a guest's requests to a table and a
+//! model front-end, and checks the invariants after each request.
 
 mod front_end;
 mod plain;

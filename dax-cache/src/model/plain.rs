@@ -1,27 +1,30 @@
 //! The expected content of a window: a plain array of pages, each with the number of the mapping
 //! that made it.
 //!
-//! It predicts requests as long as no step fails, except for mappings that the front-end never
-//! makes.
+//! The prediction is valid as long as no step fails, except that the front-end refuses mappings
+//! that it cannot make.
 
 use super::front_end::{Page, index};
 use crate::{DaxError, Mapping, Mappings, WindowRange};
 
-/// A page, with the number of its mapping.
+/// A page and, first, the number of its mapping. `None` is an empty page.
 type Place = Option<(u64, Page)>;
 
 /// The expected pages of the window.
 #[derive(Debug)]
 pub(super) struct PlainWindow {
     places: Vec<Place>,
+    /// Number of the last mapping that was made.
     next: u64,
 }
 
 impl PlainWindow {
+    /// Returns an empty window of `window_len` bytes.
     pub(super) fn new(window_len: u64) -> Self {
         Self { places: vec![None; index(window_len)], next: 0 }
     }
 
+    /// Returns the expected pages, in order.
     pub(super) fn pages(&self) -> impl Iterator<Item = Option<Page>> {
         self.places.iter().map(|place| place.map(|(_, page)| page))
     }
@@ -34,6 +37,7 @@ impl PlainWindow {
         }
     }
 
+    /// Predicts INIT, DESTROY or a reset.
     pub(super) fn clear(&mut self) {
         self.places.fill(None);
     }
@@ -85,6 +89,7 @@ impl PlainWindow {
         Ok(())
     }
 
+    /// Predicts the removal of a node's mappings.
     pub(super) fn drop_node(&mut self, node: u64) {
         let of_node = |place: &&mut Place| place.is_some_and(|(_, page)| page.node == node);
         self.places.iter_mut().filter(of_node).for_each(|place| *place = None);
@@ -94,11 +99,13 @@ impl PlainWindow {
         self.places.iter().skip(index(range.offset())).take(index(range.len()))
     }
 
+    /// Sets every page of a range.
     fn fill(&mut self, range: WindowRange, with: Place) {
         let places = self.places.iter_mut().skip(index(range.offset())).take(index(range.len()));
         places.for_each(|place| *place = with);
     }
 
+    /// Makes a mapping under a new number.
     fn put(&mut self, mapping: &Mapping) {
         self.next = self.next.wrapping_add(1);
         let places = self.places.iter_mut().skip(index(mapping.range().offset()));
@@ -116,6 +123,7 @@ impl PlainWindow {
     }
 }
 
+/// Returns the numbers of all mappings with a page among `places`.
 fn ids(places: &[Place]) -> Vec<u64> {
     ids_of(places.iter())
 }

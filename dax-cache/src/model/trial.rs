@@ -1,17 +1,22 @@
 //! Plays a guest's requests to a table and a model front-end, and checks these invariants after
 //! each command, with or without failures:
 //!
-//! 1. The front-end has every mapping of the table, page by page, and nothing where the table has
-//!    none.
+//! 1. The front-end has every live mapping of the table, page by page, and nothing where the table
+//!    has no entry. In a doubtful range, the front-end may have anything that rules 2 and 3 permit.
 //! 2. A page is writable only if the guest has requested a writable mapping of that part of the
 //!    file at that place.
-//! 3. Neither table nor front-end has more mappings than the budget.
+//! 3. Neither table nor front-end has more mappings than the budget. Doubtful ranges count.
 //! 4. After success, a mapping that was set up exists, and a mapping that was removed, dropped or
 //!    cleared does not.
-//! 5. A request that ends in EINVAL or ENOSPC sends no message to the front-end. No request does,
-//!    after the front-end has stopped replying, until the next clear.
-//! 6. If no step failed, except for mappings that the front-end never makes, the result and all
-//!    pages are those of a plain array ([`super::plain`]).
+//! 5. A request that ends in EINVAL or ENOSPC sends no message to the front-end, and neither does a
+//!    SETUPMAPPING of a mapping that exists, which succeeds. After the front-end has stopped
+//!    replying, no request sends a message until the next clear.
+//! 6. A request that a reset interrupts ends when its step is completed. After a successful clear,
+//!    at most the range of that step is taken.
+//! 7. The result and all pages are those of a plain array ([`super::plain`]), and no range is
+//!    doubtful. This applies if no fault was injected, no reset interrupted the request, no range
+//!    was doubtful before, and the front-end replies. The array also predicts mappings that the
+//!    front-end cannot make.
 
 use super::front_end::{Fault, ModelFrontEnd, Page, index};
 use super::plain::PlainWindow;
@@ -50,14 +55,14 @@ pub struct Interruption {
     pub late: bool,
 }
 
-/// An event and its failures.
+/// An event, the faults of its steps, and the reset that interrupts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     /// The event.
     pub event: Event,
-    /// Failures of its steps, in order.
+    /// Faults of the event's steps, in order.
     pub faults: Vec<Option<Fault>>,
-    /// The reset that interrupts it, if any.
+    /// The reset that interrupts the event, if any.
     pub interruption: Option<Interruption>,
 }
 
@@ -149,6 +154,7 @@ impl Trial {
         Ok(result)
     }
 
+    /// Runs the request of an event to its end, or to its interruption.
     fn run_event(
         &mut self,
         event: &Event,
@@ -191,6 +197,7 @@ impl Trial {
         }
     }
 
+    /// Resets the device while a step is in flight.
     fn interrupt(&mut self, interruption: Interruption) -> Result<(), Violation> {
         if !interruption.late {
             self.front_end.reset();
@@ -202,11 +209,13 @@ impl Trial {
         ensure(!cleared || left <= 1, || format!("{left} ranges are left after a clear"))
     }
 
+    /// Starts the clear of the table that follows a reset of the device.
     fn begin_reset(&mut self) -> Next {
         let dropped = self.front_end.capabilities().drops_on_reset;
         self.mappings.clear(if dropped { FrontEnd::DroppedAll } else { FrontEnd::StillMaps })
     }
 
+    /// Checks invariant 4.
     fn check_success(&self, event: &Event) -> Result<(), Violation> {
         let pages = self.front_end.pages();
         match event {
@@ -243,6 +252,7 @@ impl Trial {
         }
     }
 
+    /// Checks invariants 1 to 3, and the index by node.
     fn check_table(&self) -> Result<(), Violation> {
         let mut free = vec![true; self.front_end.pages().len()];
         for range in self.mappings.doubtful() {
@@ -270,6 +280,7 @@ impl Trial {
         })
     }
 
+    /// Checks invariant 7.
     fn check_plain(&mut self, event: &Event, result: Result<(), DaxError>) -> Result<(), Violation> {
         let expected = match event {
             Event::Setup(wanted) => self.mappings.geometry().mapping(wanted).and_then(|mapping| {
@@ -299,10 +310,12 @@ impl Trial {
         ensure(same, || "the pages of the front-end differ from the plain array".to_owned())
     }
 
+    /// Checks the numbers of a SETUPMAPPING that has succeeded.
     fn mapping(&self, wanted: &Wanted) -> Result<Mapping, Violation> {
         self.mappings.geometry().mapping(wanted).map_err(|error| Violation(error.to_string()))
     }
 
+    /// Checks the numbers of a REMOVEMAPPING that has succeeded.
     fn ranges(&self, entries: &[(u64, u64)]) -> Result<Vec<WindowRange>, Violation> {
         let range = |(offset, len): &(u64, u64)| self.mappings.geometry().range(*offset, *len);
         let ranges: Result<Vec<_>, _> = entries.iter().map(range).collect();
@@ -316,6 +329,7 @@ fn mark(free: &mut [bool], range: WindowRange) {
     pages.for_each(|page| *page = false);
 }
 
+/// Returns a violation with the text of `what` unless the condition holds.
 fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err(Violation(what())) }
 }
