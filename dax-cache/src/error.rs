@@ -1,5 +1,9 @@
 //! The errors of the window, and the errno that the guest gets for each.
 
+const EIO: i32 = 5;
+pub(crate) const EINVAL: i32 = 22;
+pub(crate) const ENOSPC: i32 = 28;
+
 /// How a step failed at the front-end. The reply to `SHMEM_MAP` carries no errno, so no further
 /// detail is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,9 +92,6 @@ impl DaxError {
     /// a window of at most [`crate::Capabilities::window_len_max`], that happens before the budget
     /// is spent. So a spent budget is ENOSPC, which at least names the cause.
     pub const fn errno(self) -> i32 {
-        const EIO: i32 = 5;
-        const EINVAL: i32 = 22;
-        const ENOSPC: i32 = 28;
         match self {
             Self::Misaligned { .. }
             | Self::Empty
@@ -118,7 +119,10 @@ mod tests {
 
     #[test]
     fn no_errno_makes_a_guest_retry_forever() {
-        const RETRIED_OR_FINAL: [i32; 3] = [11, 12, 38];
+        const EAGAIN: i32 = 11;
+        const ENOMEM: i32 = 12;
+        const ENOSYS: i32 = 38;
+        const RETRIED_OR_FINAL: [i32; 3] = [EAGAIN, ENOMEM, ENOSYS];
         let all = [
             DaxError::Misaligned { value: 1, alignment: 4096 },
             DaxError::Empty,

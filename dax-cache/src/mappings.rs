@@ -298,14 +298,14 @@ impl Mappings {
     pub fn clear(&mut self, front_end: FrontEnd) -> Next {
         self.epoch = self.epoch.wrapping_add(1);
         self.gone = false;
-        let late = match self.plan.take().and_then(|plan| plan.in_flight) {
+        let map_in_flight = match self.plan.take().and_then(|plan| plan.in_flight) {
             Some(Action::Map(mapping)) => Some(mapping),
             Some(Action::Unmap(_)) | None => None,
         };
         if front_end == FrontEnd::DroppedAll {
             self.table.clear();
         }
-        if let Some(mapping) = late {
+        if let Some(mapping) = map_in_flight {
             self.table.insert_doubtful(mapping);
         }
         match front_end {

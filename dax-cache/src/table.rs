@@ -149,7 +149,7 @@ mod tests {
         geometry.mapping(&at).unwrap()
     }
 
-    fn found(table: &Table, page: u64, count: u64) -> Vec<u64> {
+    fn overlapping_pages(table: &Table, page: u64, count: u64) -> Vec<u64> {
         let range = mapping(0, page, count).range();
         table.overlapping(range).map(|entry| entry.mapping.range().offset() / PAGE).collect()
     }
@@ -160,14 +160,14 @@ mod tests {
         for (page, count) in [(0, 2), (2, 1), (5, 3), (10, 1)] {
             table.insert(mapping(1, page, count));
         }
-        assert_eq!(found(&table, 0, 1), [0]);
-        assert_eq!(found(&table, 1, 2), [0, 2]);
-        assert_eq!(found(&table, 3, 2), []);
-        assert_eq!(found(&table, 6, 1), [5], "in the middle of an entry");
-        assert_eq!(found(&table, 7, 4), [5, 10]);
-        assert_eq!(found(&table, 8, 2), []);
-        assert_eq!(found(&table, 11, 100), []);
-        assert_eq!(found(&table, 0, 512), [0, 2, 5, 10]);
+        assert_eq!(overlapping_pages(&table, 0, 1), [0]);
+        assert_eq!(overlapping_pages(&table, 1, 2), [0, 2]);
+        assert_eq!(overlapping_pages(&table, 3, 2), []);
+        assert_eq!(overlapping_pages(&table, 6, 1), [5], "in the middle of an entry");
+        assert_eq!(overlapping_pages(&table, 7, 4), [5, 10]);
+        assert_eq!(overlapping_pages(&table, 8, 2), []);
+        assert_eq!(overlapping_pages(&table, 11, 100), []);
+        assert_eq!(overlapping_pages(&table, 0, 512), [0, 2, 5, 10]);
     }
 
     #[test]
@@ -176,16 +176,25 @@ mod tests {
         for (page, count) in [(2, 2), (6, 4)] {
             table.insert(mapping(1, page, count));
         }
-        let found = |page, count| {
-            let found = table.partly_outside(mapping(0, page, count).range());
-            found.map(|entry| entry.mapping.range().offset() / PAGE)
+        let partly_outside = |page, count| {
+            let entry = table.partly_outside(mapping(0, page, count).range());
+            entry.map(|entry| entry.mapping.range().offset() / PAGE)
         };
-        assert_eq!([found(0, 2), found(2, 2), found(0, 6), found(2, 8), found(4, 2)], [None; 5]);
         assert_eq!(
-            [found(3, 1), found(3, 9), found(0, 3), found(0, 7)],
+            [
+                partly_outside(0, 2),
+                partly_outside(2, 2),
+                partly_outside(0, 6),
+                partly_outside(2, 8),
+                partly_outside(4, 2)
+            ],
+            [None; 5]
+        );
+        assert_eq!(
+            [partly_outside(3, 1), partly_outside(3, 9), partly_outside(0, 3), partly_outside(0, 7)],
             [Some(2), Some(2), Some(2), Some(6)]
         );
-        assert_eq!(found(7, 1), Some(6), "at both ends");
+        assert_eq!(partly_outside(7, 1), Some(6), "at both ends");
     }
 
     #[test]

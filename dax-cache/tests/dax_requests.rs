@@ -8,6 +8,10 @@ use pinhole_dax_cache::{
     SLOT_LEN, Wanted, WindowRange,
 };
 
+const EIO: i32 = 5;
+const EINVAL: i32 = 22;
+const ENOSPC: i32 = 28;
+
 const NODE: u64 = 10;
 const OTHER: u64 = 11;
 /// A front-end that accepts read-only descriptors, but neither overlaps nor ranges past the end
@@ -179,7 +183,7 @@ fn a_refused_upgrade_and_restore_leave_the_range_empty() {
         let mut device = Device::new(capabilities);
         device.setup(slot(NODE, 3)).unwrap();
         device.fails(&faults);
-        assert_eq!(device.setup(writable(slot(NODE, 3))).unwrap_err().errno(), 5);
+        assert_eq!(device.setup(writable(slot(NODE, 3))).unwrap_err().errno(), EIO);
         assert_eq!((device.at(3), device.mappings.taken()), (None, 0));
     }
 }
@@ -229,7 +233,7 @@ fn a_mapping_partly_outside_a_range_stays_and_gives_einval() {
     for entries in [vec![(4, 1)], vec![(7, 5)], vec![(0, 1), (2, 4)]] {
         assert_eq!(device.remove(&entries), Err(partial));
     }
-    assert_eq!((device.messages(), partial.errno()), (Vec::new(), 22));
+    assert_eq!((device.messages(), partial.errno()), (Vec::new(), EINVAL));
     assert_eq!(device.mappings.holds(&slots(NODE, 4, 4)), Ok(true));
 }
 
@@ -278,10 +282,10 @@ fn one_invalid_entry_prevents_all_removals() {
     device.setup(slot(NODE, 2)).unwrap();
     device.messages();
     for bad in [(0, 0), (16, 1), (15, 2)] {
-        assert_eq!(device.remove(&[(2, 1), bad]).unwrap_err().errno(), 22, "{bad:?}");
+        assert_eq!(device.remove(&[(2, 1), bad]).unwrap_err().errno(), EINVAL, "{bad:?}");
     }
     let next = device.mappings.remove([(2 * SLOT_LEN, SLOT_LEN), (0, u64::MAX)].into_iter());
-    assert_eq!(device.follow(next).unwrap_err().errno(), 22, "all ones do not mean the whole window");
+    assert_eq!(device.follow(next).unwrap_err().errno(), EINVAL, "all ones do not mean the whole window");
     assert_eq!((device.messages(), device.mappings.taken()), (Vec::new(), 1));
 }
 
@@ -349,7 +353,7 @@ fn over_the_smaller_budget_is_enospc() {
         }
         device.messages();
         let spent = DaxError::BudgetSpent { max };
-        assert_eq!((device.setup(slot(NODE, 9)), spent.errno()), (Err(spent), 28));
+        assert_eq!((device.setup(slot(NODE, 9)), spent.errno()), (Err(spent), ENOSPC));
         assert_eq!(device.messages(), NOTHING);
         device.setup(slot(NODE, 0)).unwrap();
         device.setup(writable(slot(NODE, 0))).unwrap();
@@ -437,8 +441,8 @@ fn a_clear_ends_the_request_and_leaves_doubt() {
     let next = device.mappings.clear(FrontEnd::DroppedAll);
     device.follow(next).unwrap();
     let result = step.execute(&mut device);
-    let late = device.mappings.complete(step, result);
-    assert_eq!(device.follow(late), Err(DaxError::Cleared));
+    let next = device.mappings.complete(step, result);
+    assert_eq!(device.follow(next), Err(DaxError::Cleared));
     let doubtful: Vec<_> = device.mappings.doubtful().map(slots_text).collect();
     assert_eq!((doubtful, device.mappings.iter().count()), (vec!["2+1".to_owned()], 0));
     device.setup(slot(OTHER, 2)).unwrap();

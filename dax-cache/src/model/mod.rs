@@ -5,8 +5,8 @@
 //! front-end it maps over existing mappings. [`Trial`] plays a guest's requests to a table and a
 //! model front-end, and checks the invariants after each request.
 
+mod expected;
 mod front_end;
-mod plain;
 mod trial;
 
 pub use front_end::{Fault, ModelFrontEnd, PAGE_LEN, Page};

@@ -13,13 +13,14 @@
 //!    replying, no request sends a message until the next clear.
 //! 6. A request that a reset interrupts ends when its step is completed. After a successful clear,
 //!    at most the range of that step is taken.
-//! 7. The result and all pages are those of a plain array ([`super::plain`]), and no range is
+//! 7. The result and all pages are those of a plain array ([`super::expected`]), and no range is
 //!    doubtful. This applies if no fault was injected, no reset interrupted the request, no range
 //!    was doubtful before, and the front-end replies. The array also predicts mappings that the
 //!    front-end cannot make.
 
+use super::expected::ExpectedWindow;
 use super::front_end::{Fault, ModelFrontEnd, Page, index};
-use super::plain::PlainWindow;
+use crate::error::{EINVAL, ENOSPC};
 use crate::{Capabilities, DaxError, FrontEnd, Geometry, Mapping, Mappings, Next, Wanted, WindowRange};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -82,7 +83,7 @@ impl fmt::Debug for Violation {
 pub struct Trial {
     mappings: Mappings,
     front_end: ModelFrontEnd,
-    plain: PlainWindow,
+    expected: ExpectedWindow,
     budget: usize,
     /// Page of the window, node and file offset of each page that was requested writable.
     asked_writable: BTreeSet<(usize, u64, u64)>,
@@ -94,7 +95,7 @@ impl Trial {
         Self {
             mappings: Mappings::new(geometry, &capabilities, guest_mappings_max),
             front_end: ModelFrontEnd::new(&geometry, capabilities),
-            plain: PlainWindow::new(geometry.window_len()),
+            expected: ExpectedWindow::new(geometry.window_len()),
             budget: capabilities.mappings_max.min(guest_mappings_max),
             asked_writable: BTreeSet::new(),
         }
@@ -115,7 +116,7 @@ impl Trial {
     /// # Errors
     /// [`Violation`] names the invariant that does not hold, and where.
     pub fn play(&mut self, command: &Command) -> Result<Result<(), DaxError>, Violation> {
-        let plain = command.faults.iter().all(Option::is_none)
+        let predictable = command.faults.iter().all(Option::is_none)
             && command.interruption.is_none()
             && self.mappings.doubtful().next().is_none()
             && !self.mappings.is_gone();
@@ -130,7 +131,8 @@ impl Trial {
             let pages = (first..).zip(Page::all_of(&mapping));
             self.asked_writable.extend(pages.map(|(at, page)| (at, page.node, page.file_offset)));
         }
-        let held = matches!(&command.event, Event::Setup(wanted) if self.mappings.holds(wanted) == Ok(true));
+        let exists_already =
+            matches!(&command.event, Event::Setup(wanted) if self.mappings.holds(wanted) == Ok(true));
         let result = self.run_event(&command.event, command.interruption)?;
         self.front_end.faults.clear();
         let sent = self.front_end.steps != steps_before;
@@ -138,18 +140,22 @@ impl Trial {
         ensure(!(sent && was_gone && !clears), || {
             "a step was sent to a front-end that has stopped replying".to_owned()
         })?;
-        ensure(!held || (result.is_ok() && !sent), || "an existing mapping was requested again".to_owned())?;
+        ensure(!exists_already || (result.is_ok() && !sent), || {
+            "an existing mapping was requested again".to_owned()
+        })?;
         if let Err(error) = result {
-            let quiet = matches!(error.errno(), 22 | 28);
-            ensure(!(quiet && sent), || format!("a step was sent, but the request ended with: {error}"))?;
+            let sends_nothing = matches!(error.errno(), EINVAL | ENOSPC);
+            ensure(!(sends_nothing && sent), || {
+                format!("a step was sent, but the request ended with: {error}")
+            })?;
         } else {
             self.check_success(&command.event)?;
         }
         self.check_table()?;
-        if plain {
-            self.check_plain(&command.event, result)?;
+        if predictable {
+            self.check_expected(&command.event, result)?;
         } else {
-            self.plain.adopt(&self.mappings);
+            self.expected.adopt(&self.mappings);
         }
         Ok(result)
     }
@@ -187,9 +193,9 @@ impl Trial {
             let result = step.execute(&mut self.front_end);
             if let Some(interruption) = interrupted {
                 self.interrupt(interruption)?;
-                let late = self.mappings.complete(step, result);
-                let cleared = matches!(late, Next::Finished(Err(DaxError::Cleared)));
-                ensure(cleared, || format!("a late step has continued its request: {late:?}"))?;
+                let continued = self.mappings.complete(step, result);
+                let cleared = matches!(continued, Next::Finished(Err(DaxError::Cleared)));
+                ensure(cleared, || format!("a late step has continued its request: {continued:?}"))?;
                 return Ok(Err(DaxError::Cleared));
             }
             next = self.mappings.complete(step, result);
@@ -205,8 +211,8 @@ impl Trial {
         let next = self.begin_reset();
         let cleared = self.mappings.run(next, &mut self.front_end).is_ok();
         // A map that was in progress may still be executed.
-        let left = self.mappings.taken();
-        ensure(!cleared || left <= 1, || format!("{left} ranges are left after a clear"))
+        let taken = self.mappings.taken();
+        ensure(!cleared || taken <= 1, || format!("{taken} ranges are left after a clear"))
     }
 
     /// Starts the clear of the table that follows a reset of the device.
@@ -221,25 +227,25 @@ impl Trial {
         match event {
             Event::Setup(wanted) => {
                 let mapping = self.mapping(wanted)?;
-                let found = pages.iter().skip(index(mapping.range().offset()));
-                let serves = |(wanted, found): (Page, &Option<Page>)| {
-                    found.is_some_and(|page| page == Page { writable: page.writable, ..wanted })
-                        && found.is_some_and(|page| page.writable || !wanted.writable)
+                let actual = pages.iter().skip(index(mapping.range().offset()));
+                let serves = |(wanted, actual): (Page, &Option<Page>)| {
+                    actual.is_some_and(|page| page == Page { writable: page.writable, ..wanted })
+                        && actual.is_some_and(|page| page.writable || !wanted.writable)
                 };
-                let right = Page::all_of(&mapping).zip(found).all(serves);
-                ensure(right, || format!("a mapping was set up, but does not exist: {wanted:?}"))
+                let exists = Page::all_of(&mapping).zip(actual).all(serves);
+                ensure(exists, || format!("a mapping was set up, but does not exist: {wanted:?}"))
             }
             Event::Remove(entries) => {
                 for range in self.ranges(entries)? {
-                    let mut found = pages.iter().skip(index(range.offset())).take(index(range.len()));
-                    let empty = found.all(Option::is_none);
+                    let mut in_range = pages.iter().skip(index(range.offset())).take(index(range.len()));
+                    let empty = in_range.all(Option::is_none);
                     ensure(empty, || format!("a range was removed, but is mapped: {range:?}"))?;
                 }
                 Ok(())
             }
             Event::DropNode(node) => {
-                let there = pages.iter().flatten().any(|page| page.node == *node);
-                ensure(!there, || format!("node {node} was dropped, but is mapped"))?;
+                let is_mapped = pages.iter().flatten().any(|page| page.node == *node);
+                ensure(!is_mapped, || format!("node {node} was dropped, but is mapped"))?;
                 ensure(self.mappings.of_node(*node).next().is_none(), || {
                     format!("node {node} was dropped, but is in the table")
                 })
@@ -260,15 +266,15 @@ impl Trial {
         }
         for mapping in self.mappings.iter() {
             mark(&mut free, mapping.range());
-            let found = self.front_end.pages().iter().skip(index(mapping.range().offset()));
-            let right = Page::all_of(&mapping).map(Some).zip(found).all(|(mapped, found)| mapped == *found);
-            ensure(right, || format!("the front-end differs from the table: {mapping:?}"))?;
+            let actual = self.front_end.pages().iter().skip(index(mapping.range().offset()));
+            let equal = Page::all_of(&mapping).map(Some).zip(actual).all(|(page, actual)| page == *actual);
+            ensure(equal, || format!("the front-end differs from the table: {mapping:?}"))?;
             let listed = self.mappings.of_node(mapping.node()).any(|other| other == mapping);
             ensure(listed, || format!("the node index lacks {mapping:?}"))?;
         }
         let asked = |at: usize, page: &Page| self.asked_writable.contains(&(at, page.node, page.file_offset));
-        for (at, (found, free)) in self.front_end.pages().iter().zip(free).enumerate() {
-            let Some(page) = found else { continue };
+        for (at, (page, free)) in self.front_end.pages().iter().zip(free).enumerate() {
+            let Some(page) = page else { continue };
             ensure(!free, || format!("page {at} is free in the table, but mapped: {page:?}"))?;
             ensure(!page.writable || asked(at, page), || {
                 format!("page {at} is writable without a request: {page:?}")
@@ -281,32 +287,32 @@ impl Trial {
     }
 
     /// Checks invariant 7.
-    fn check_plain(&mut self, event: &Event, result: Result<(), DaxError>) -> Result<(), Violation> {
+    fn check_expected(&mut self, event: &Event, result: Result<(), DaxError>) -> Result<(), Violation> {
         let expected = match event {
             Event::Setup(wanted) => self.mappings.geometry().mapping(wanted).and_then(|mapping| {
-                self.plain.setup(&mapping, self.budget, |mapping| self.front_end.accepts(mapping))
+                self.expected.setup(&mapping, self.budget, |mapping| self.front_end.accepts(mapping))
             }),
             Event::Remove(entries) => {
                 let ranges =
                     entries.iter().map(|(offset, len)| self.mappings.geometry().range(*offset, *len));
-                ranges.collect::<Result<Vec<_>, _>>().and_then(|ranges| self.plain.remove(&ranges))
+                ranges.collect::<Result<Vec<_>, _>>().and_then(|ranges| self.expected.remove(&ranges))
             }
             Event::DropNode(node) => {
-                self.plain.drop_node(*node);
+                self.expected.drop_node(*node);
                 Ok(())
             }
             Event::Clear | Event::Reset => {
-                self.plain.clear();
+                self.expected.clear();
                 Ok(())
             }
             Event::Resize { .. } => Ok(()),
         };
-        let (found, expected) = (result.map_err(DaxError::errno), expected.map_err(DaxError::errno));
-        ensure(found == expected, || format!("the result is {found:?}, not {expected:?}"))?;
+        let (actual, expected) = (result.map_err(DaxError::errno), expected.map_err(DaxError::errno));
+        ensure(actual == expected, || format!("the result is {actual:?}, not {expected:?}"))?;
         ensure(self.mappings.doubtful().next().is_none(), || {
             "a range is doubtful without a failure".to_owned()
         })?;
-        let same = self.plain.pages().eq(self.front_end.pages().iter().copied());
+        let same = self.expected.pages().eq(self.front_end.pages().iter().copied());
         ensure(same, || "the pages of the front-end differ from the plain array".to_owned())
     }
 
@@ -329,7 +335,7 @@ fn mark(free: &mut [bool], range: WindowRange) {
     pages.for_each(|page| *page = false);
 }
 
-/// Returns a violation with the text of `what` unless the condition holds.
-fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Violation> {
-    if holds { Ok(()) } else { Err(Violation(what())) }
+/// Returns a violation with this message unless the condition holds.
+fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation(message())) }
 }

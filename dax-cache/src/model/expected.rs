@@ -12,16 +12,16 @@ type Place = Option<(u64, Page)>;
 
 /// The expected pages of the window.
 #[derive(Debug)]
-pub(super) struct PlainWindow {
+pub(super) struct ExpectedWindow {
     places: Vec<Place>,
     /// Number of the last mapping that was made.
-    next: u64,
+    last_number: u64,
 }
 
-impl PlainWindow {
+impl ExpectedWindow {
     /// Returns an empty window of `window_len` bytes.
     pub(super) fn new(window_len: u64) -> Self {
-        Self { places: vec![None; index(window_len)], next: 0 }
+        Self { places: vec![None; index(window_len)], last_number: 0 }
     }
 
     /// Returns the expected pages, in order.
@@ -52,8 +52,8 @@ impl PlainWindow {
     ) -> Result<(), DaxError> {
         let range = wanted.range();
         let old: Vec<Place> = self.places_in(range).copied().collect();
-        let ids = ids(&old);
-        let single = ids.len() == 1 && old.iter().all(Option::is_some) && !self.has_partial(range);
+        let numbers = numbers(&old);
+        let single = numbers.len() == 1 && old.iter().all(Option::is_some) && !self.has_partial(range);
         let content = |place: &Place| place.map(|(_, page)| (page.node, page.file_offset));
         let same = Page::all_of(wanted).map(|page| Some((page.node, page.file_offset)));
         let same = single && old.iter().map(content).eq(same);
@@ -64,8 +64,8 @@ impl PlainWindow {
         if self.has_partial(range) {
             return Err(DaxError::Partial { offset: 0, len: 0 });
         }
-        let all = ids_of(self.places.iter()).len();
-        if all.saturating_sub(ids.len()) >= budget {
+        let all = numbers_of_places(self.places.iter()).len();
+        if all.saturating_sub(numbers.len()) >= budget {
             return Err(DaxError::BudgetSpent { max: budget });
         }
         if accepts(wanted) {
@@ -107,30 +107,30 @@ impl PlainWindow {
 
     /// Makes a mapping under a new number.
     fn put(&mut self, mapping: &Mapping) {
-        self.next = self.next.wrapping_add(1);
+        self.last_number = self.last_number.wrapping_add(1);
         let places = self.places.iter_mut().skip(index(mapping.range().offset()));
         for (place, page) in places.zip(Page::all_of(mapping)) {
-            *place = Some((self.next, page));
+            *place = Some((self.last_number, page));
         }
     }
 
     /// Returns whether a mapping has pages inside and outside the range.
     fn has_partial(&self, range: WindowRange) -> bool {
-        let inside = ids_of(self.places_in(range));
+        let inside = numbers_of_places(self.places_in(range));
         let before = self.places.iter().take(index(range.offset()));
-        let behind = self.places.iter().skip(index(range.end()));
-        before.chain(behind).flatten().any(|(id, _)| inside.contains(id))
+        let after = self.places.iter().skip(index(range.end()));
+        before.chain(after).flatten().any(|(id, _)| inside.contains(id))
     }
 }
 
 /// Returns the numbers of all mappings with a page among `places`.
-fn ids(places: &[Place]) -> Vec<u64> {
-    ids_of(places.iter())
+fn numbers(places: &[Place]) -> Vec<u64> {
+    numbers_of_places(places.iter())
 }
 
-fn ids_of<'a>(places: impl Iterator<Item = &'a Place>) -> Vec<u64> {
-    let mut ids: Vec<u64> = places.flatten().map(|(id, _)| *id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
+fn numbers_of_places<'a>(places: impl Iterator<Item = &'a Place>) -> Vec<u64> {
+    let mut numbers: Vec<u64> = places.flatten().map(|(id, _)| *id).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
