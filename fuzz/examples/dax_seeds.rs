@@ -10,25 +10,29 @@ use pinhole_fuzz::window::{
 };
 use std::path::Path;
 
+// Numbers of faults, as `Script::read` decodes them.
 const REFUSE: u8 = 12;
 const REFUSE_AND_EMPTY: u8 = 13;
 const GONE_AFTER: u8 = 15;
 
-/// Maps a slot of a node's file at a place of the window.
+/// Returns a record that maps a slot of a node's file at a place of the window.
 fn setup(node: u8, file: u8, place: u8) -> Vec<u8> {
     vec![SETUP, node, file, place, 0, 1, 0, 0]
 }
 
+/// Adds the faults of the first two steps to a record.
 fn with_faults(mut record: Vec<u8>, first: u8, second: u8) -> Vec<u8> {
     record[6] = first | second << 4;
     record
 }
 
+/// Adds a reset after `steps` steps to a record.
 fn interrupted(mut record: Vec<u8>, steps: u8, late: bool) -> Vec<u8> {
     record[7] = 0x81 | steps << 1 | if late { 0x40 } else { 0 };
     record
 }
 
+/// Returns a record that removes entries of (place, count).
 fn remove(entries: &[(u8, u8)]) -> Vec<u8> {
     let further = u8::try_from(entries.len() - 1).expect("a few");
     let mut record = vec![REMOVE, 0, entries[0].1, entries[0].0, 0, further, 0, 0];
@@ -38,10 +42,12 @@ fn remove(entries: &[(u8, u8)]) -> Vec<u8> {
     record
 }
 
+/// Returns a record that has only a kind and a node.
 fn plain(kind: u8, node: u8) -> Vec<u8> {
     vec![kind, node, 0, 0, 0, 0, 0, 0]
 }
 
+/// Returns a record with numbers of 64 bits.
 fn raw(kind: u8, numbers: &[u64]) -> Vec<u8> {
     let mut record = plain(kind, WRITABLE);
     record.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// Number of messages that each script adds. Longer scripts would make mutations less effective.
 const SCRIPT_LEN: usize = 48;
+/// Maximum length of a message of a seed in bytes.
 const MESSAGE_LEN_MAX: usize = 4096;
 
 /// Indices of nodes and file handles, in the order of the replies that contain them.
@@ -23,6 +24,7 @@ struct Known {
 }
 
 impl Known {
+    /// Adds the ids in the body of a successful reply.
     fn learn(&mut self, operation: &Operation<'_>, body: &[u8]) {
         match operation {
             Operation::ReadDirPlus(_) => {
@@ -150,6 +152,7 @@ fn quoted(text: &str) -> Option<(Vec<u8>, &str)> {
     Some((bytes.collect::<Result<_, _>>().ok()?, rest))
 }
 
+/// Creates and returns the corpus folder of a target.
 fn folder(corpus: &Path, target: &str) -> PathBuf {
     let folder = corpus.join(target);
     std::fs::create_dir_all(&folder).expect("a corpus folder");
@@ -175,15 +178,14 @@ fn write_decode_seed(corpus: &Path, request: &[u8], dialect: Dialect) {
     }
 }
 
-/// Writes scripts that end at different points. Each begins with the first messages, because later
-/// messages use their results.
+/// Writes scripts that end at different messages. Each script also has the earlier messages whose
+/// replies contain an id, because later messages use these ids.
 fn write_scripts(corpus: &Path, messages: &[Vec<u8>]) {
     for target in ["session_against_model", "passthrough_against_model"] {
         let folder = folder(corpus, target);
         for end in (SCRIPT_LEN..messages.len() + SCRIPT_LEN).step_by(SCRIPT_LEN) {
             let end = end.min(messages.len());
-            // A script has all of the last messages. Of the earlier ones it has only those whose
-            // replies contain an id.
+            // Later messages may use an id of any earlier reply.
             let keeps = |index: usize, message: &[u8]| index + SCRIPT_LEN >= end || returns_id(message);
             let mut script = Vec::new();
             for (index, message) in

@@ -4,9 +4,10 @@
 //!
 //! 1. Nothing panics. Every request ends, after a number of steps that is bounded by the number of
 //!    mappings.
-//! 2. The front-end has exactly the pages that the table lists.
-//! 3. A page is writable only if the guest requested it writable, at that place of the window and
-//!    of that file.
+//! 2. The front-end has exactly the pages of the table's mappings. In a range that the table calls
+//!    doubtful, it may have any.
+//! 3. A page is writable only if the guest requested that part of the file writable at that place
+//!    of the window.
 //! 4. Neither the table nor the front-end has more mappings than the budget.
 //! 5. After a success, the request is carried out. After EINVAL or ENOSPC, no step was sent to the
 //!    front-end.
@@ -26,14 +27,14 @@ fuzz_target!(|input: &[u8]| {
         if let Err(disagreement) = trial.play(command) {
             panic!("{disagreement}\nafter {command:#?}\n{trial:?}");
         }
-        // At most: remove each mapping, map one, restore one, remove one. An interruption by a
-        // clear can double this.
+        // At most, a request removes each mapping, makes the new mapping, restores the old mapping,
+        // and removes it. A clear that interrupts the request can double this.
         let steps = trial.front_end().steps - steps_before;
         assert!(steps <= 2 * (taken + 3), "{steps} steps for {taken} mappings");
     }
     let clear = Command { event: Event::Clear, faults: Vec::new(), interruption: None };
     let cleared = trial.play(&clear);
-    // A clear may fail because of a mapping that is in doubt and does not exist. A strict front-end
+    // A clear may fail because of a doubtful mapping that does not exist: a strict front-end
     // refuses to remove it.
     if cleared == Ok(Ok(())) {
         assert!(trial.front_end().pages().iter().all(Option::is_none));

@@ -1,7 +1,7 @@
 //! Invariants for any bytes as a message, any declared payload length, and either dialect:
 //!
 //! 1. Decoding does not panic. The result is a request, a request with an error, or no header.
-//! 2. There is no header exactly if the message has fewer than 40 bytes.
+//! 2. Decoding fails without a header exactly if the message has fewer than 40 bytes.
 //! 3. The errno of an error is from 1 to 4,095, the range that the guest's kernel accepts.
 //! 4. Iterators over records return no more records than the bytes can hold.
 //! 5. A decoded operation that is encoded again, as a guest does, decodes to the same operation.
@@ -15,7 +15,9 @@ use pinhole_protocol::{DecodeError, Dialect, HEADER_LEN, Operation, Request};
 // An input is one byte of switches, two bytes of a declared payload length, and the message with
 // the data of its WRITE. The length field of the message is corrected unless a switch forbids it.
 // Otherwise few inputs would get past the check of that field.
+/// Switch: SETXATTR has its extended layout.
 const SETXATTR_EXT: u8 = 1;
+/// Switch: the length field of the message stays as it is.
 const KEEP_DECLARED_LEN: u8 = 2;
 
 fuzz_target!(|input: &[u8]| {
@@ -42,11 +44,13 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
+/// Checks invariant 3.
 fn check_error(error: DecodeError) {
     assert!((1..=4095).contains(&error.errno().raw()), "{error}");
     assert!(!error.to_string().is_empty());
 }
 
+/// Checks invariants 4 and 5.
 fn check_operation(request: &Request<'_>, operation: &Operation<'_>, message: &[u8], dialect: Dialect) {
     match operation {
         Operation::BatchForget(batch) => assert!(batch.iter().count() <= message.len() / 16),

@@ -35,12 +35,14 @@ const KEEP_LENGTHS: u8 = 4;
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
+    /// Takes the next `N` bytes.
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (bytes, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*bytes)
     }
 
+    /// Takes a number of 16 bits.
     fn number(&mut self) -> Option<u16> {
         self.take().map(u16::from_le_bytes)
     }
@@ -60,6 +62,8 @@ fuzz_target!(|bytes: &[u8]| {
     });
 });
 
+/// Writes the tables of an input into memory, and checks the walk. Returns `None` if the input is
+/// too short.
 fn run(memory: &GuestMemoryMmap, mut input: Input<'_>) -> Option<()> {
     let [switches] = input.take()?;
     let address = u64::from_le_bytes(input.take()?);
@@ -78,6 +82,7 @@ fn run(memory: &GuestMemoryMmap, mut input: Input<'_>) -> Option<()> {
     Some(())
 }
 
+/// Returns a descriptor, reduced as the switches say.
 fn descriptor(raw: [u8; 16], switches: u8) -> Descriptor {
     let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = raw;
     let address = u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]);
@@ -87,6 +92,7 @@ fn descriptor(raw: [u8; 16], switches: u8) -> Descriptor {
     Descriptor::new(address, len, u16::from_le_bytes([f0, f1]), u16::from_le_bytes([n0, n1]))
 }
 
+/// Compares the walk with the reference.
 fn check(memory: &GuestMemoryMmap, table: DescriptorTable, head: u16, indirect: bool) {
     // The chain is used twice, because a second walk must not keep anything of the first.
     let mut chain = Chain::default();
@@ -108,6 +114,7 @@ fn check(memory: &GuestMemoryMmap, table: DescriptorTable, head: u16, indirect: 
     }
 }
 
+/// Address and length in bytes of each buffer.
 type Buffers = Vec<(u64, u32)>;
 
 fn total(buffers: &Buffers) -> usize {

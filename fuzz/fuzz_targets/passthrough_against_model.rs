@@ -3,7 +3,8 @@
 //! 1. Every reply is well-formed, and none is missing.
 //! 2. A request succeeds exactly if it succeeds in the model. One exception: a file without a name
 //!    that is not open may be gone (ESTALE), because a node holds no descriptor of its inode.
-//! 3. Contents, link counts, modes, owners and sizes are those of the model.
+//! 3. Contents, modes and owners are those of the model. So are sizes and link counts, except for
+//!    directories.
 //! 4. An id always means the same node. The share holds as many nodes and handles as the model.
 //! 5. At the end, the directory on the host has the names, modes and contents of the model.
 #![no_main]
@@ -26,8 +27,9 @@ fuzz_target!(|input: &[u8]| {
     checked.expect("a panic has already ended the process");
 });
 
+/// Runs one input in a share of its own.
 fn check(input: &[u8]) {
-    // In memory, because a disk would take most of the time.
+    // The share is in memory, because a disk would take most of the time.
     let shared = tempfile::tempdir_in("/dev/shm").expect("a temporary directory");
     std::fs::set_permissions(shared.path(), Permissions::from_mode(0o755))
         .expect("permissions of the directory");
@@ -50,6 +52,7 @@ fn check(input: &[u8]) {
     assert_eq!(listing(shared.path()), run.model().listing());
 }
 
+/// Returns every path below the root with its mode and content, as the model does.
 fn listing(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];

@@ -3,8 +3,8 @@
 use crate::oracle::{Outcome, ReplyBody, decode_list};
 use pinhole_protocol::{Attr, Operation, client};
 
-/// Decodes the body of a successful reply to `operation`. A body that does not decode is a bug of
-/// the session.
+/// Decodes the body of a successful reply to `operation`. Panics if the body does not decode,
+/// because that is a bug of the session.
 pub fn decode_body(operation: &Operation<'_>, body: &[u8]) -> ReplyBody {
     match operation {
         Operation::Lookup(_)
@@ -69,10 +69,12 @@ pub fn decode_body(operation: &Operation<'_>, body: &[u8]) -> ReplyBody {
     }
 }
 
-/// Returns whether a real file system's reply agrees with that of the model.
+/// Returns whether the reply of a real file system agrees with that of the model.
 ///
-/// The host decides numbers, timestamps, sizes of directories, statistics, cookies, and which of
-/// several errors comes first. So these may differ.
+/// Success must agree, and so must the kind of reply, bytes, counts, and the mode of a STATX. For
+/// other attributes, the modes and owners must agree and, except for directories, sizes and link
+/// counts. The host decides everything else: which error comes first, ids, timestamps, statistics,
+/// listings, 64-bit results, and all other attributes. So these may differ.
 pub fn agree(subject: &Outcome, model: &Outcome) -> bool {
     match (subject, model) {
         (Err(_), Err(_)) => true,
@@ -89,6 +91,8 @@ pub fn agree(subject: &Outcome, model: &Outcome) -> bool {
     }
 }
 
+/// Returns whether two files have the same mode and owner and, except for directories, the same
+/// size and link count.
 fn same_attributes(one: &Attr, other: &Attr) -> bool {
     let directory = one.mode & 0o170_000 == 0o040_000;
     let same_size = directory || (one.size == other.size && one.nlink == other.nlink);

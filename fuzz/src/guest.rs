@@ -6,17 +6,21 @@ use pinhole::session::{Body, Incoming, Next, Pacing, Scratch, Session, Sink};
 use pinhole_protocol::{Errno, OUT_HEADER_LEN, client};
 use vm_memory::VolatileSlice;
 
-/// The reply as the transport sees it.
+/// A request that the session has returned, with its reply if there is one.
 #[derive(Debug, Default)]
 struct Returned {
+    /// Header of the reply. `None` means no reply.
     header: Option<[u8; OUT_HEADER_LEN]>,
     body: Vec<u8>,
+    /// Length in bytes of a body that is in the memory for the reply.
     in_place: Option<usize>,
 }
 
 /// Plain memory for a reply.
 struct Memory<'a> {
+    /// Space for the whole reply in bytes.
     room: usize,
+    /// Space for the body.
     data: VolatileSlice<'a>,
 }
 
@@ -43,8 +47,8 @@ impl Sink for Memory<'_> {
 /// The body or the error of a reply, or `None` if the request was returned without a reply.
 pub type Reply = Option<Result<Vec<u8>, Errno>>;
 
-/// Sends one message with `room` bytes for the reply, including its header. Checks that the
-/// request is completed, and that its reply is well-formed.
+/// Sends one message with `room` bytes for the reply, including its header. Checks that the session
+/// completes the request, and that the reply is well-formed.
 pub fn send<F: FileSystem>(
     session: &Session<F>,
     (message, payload): (&[u8], &[u8]),

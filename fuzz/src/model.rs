@@ -1,14 +1,17 @@
 //! A simple file system in memory: the model of a share, as its guest must see it.
 //!
-//! It is small on purpose: 512 files of at most 64 KiB, no permissions, no timestamps, no extended
-//! attributes. Its results are those that POSIX requires. Speed does not matter.
+//! The model is small on purpose: 512 inodes of any type, files of at most 64 KiB, no permissions,
+//! no timestamps, no extended attributes. Its results are those that POSIX requires. Speed does not
+//! matter.
 
 use pinhole_protocol::{Attr, Entry, Errno, Handle, NodeId};
 use std::collections::{BTreeMap, HashMap};
 
-/// Maximum length of a file in bytes. A longer one fails with EFBIG.
+/// Maximum length of a file in bytes. An operation that would exceed it fails with EFBIG.
 pub const FILE_LEN_MAX: u64 = 1 << 16;
+/// Maximum number of inodes, the root included. Beyond it: ENOSPC.
 const INODES_MAX: usize = 512;
+/// Maximum number of open handles. Beyond it: ENFILE.
 const HANDLES_MAX: usize = 512;
 
 pub(crate) const S_IFMT: u32 = 0o170_000;
@@ -19,21 +22,27 @@ pub(crate) const S_IFBLK: u32 = 0o060_000;
 pub(crate) const S_IFREG: u32 = 0o100_000;
 pub(crate) const S_IFLNK: u32 = 0o120_000;
 pub(crate) const S_IFSOCK: u32 = 0o140_000;
+/// Inode number and node id of the root.
 const ROOT: u64 = 1;
 
 /// The content of a file of any type.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
+    /// The bytes of a regular file.
     File(Vec<u8>),
-    /// Inodes by name, and the parent directory.
+    /// Inode number of each name, and inode number of the parent directory.
     Directory(BTreeMap<Vec<u8>, u64>, u64),
+    /// The target of a symbolic link.
     Link(Vec<u8>),
+    /// No content: a FIFO, socket or device node.
     Special,
 }
 
+/// A file of any type.
 #[derive(Clone, Debug)]
 pub(crate) struct Inode {
     pub(crate) content: Content,
+    /// File type and permission bits.
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -53,16 +62,20 @@ pub(crate) struct Opened {
 /// The whole file system, with the nodes and handles of the guest.
 #[derive(Debug)]
 pub(crate) struct Tree {
+    /// Inodes by inode number.
     pub(crate) inodes: HashMap<u64, Inode>,
-    /// Inode and lookup count, by node id.
+    /// Inode number and lookup count, by node id.
     nodes: HashMap<u64, (u64, u64)>,
-    /// Node id, by inode.
+    /// Node id, by inode number.
     by_inode: HashMap<u64, u64>,
+    /// Open files and directories, by handle.
     pub(crate) handles: HashMap<u64, Opened>,
+    /// The last number that was used as an inode number, node id or handle.
     next: u64,
 }
 
 impl Tree {
+    /// Returns an empty file system.
     pub(crate) fn new() -> Self {
         let root = Inode {
             content: Content::Directory(BTreeMap::new(), ROOT),
@@ -89,12 +102,13 @@ impl Tree {
         self.free_unused();
     }
 
-    /// Returns a number that was never used before.
+    /// Returns an inode number, node id or handle that was never used before.
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 
+    /// Returns the inode number of a node.
     pub(crate) fn inode_of(&self, node: NodeId) -> Result<u64, Errno> {
         self.nodes.get(&node.0).map(|(inode, _)| *inode).ok_or(Errno::ESTALE)
     }
@@ -105,14 +119,17 @@ impl Tree {
         self.get(inode).is_ok_and(|it| it.nlink == 0) && self.handles.values().all(|open| open.inode != inode)
     }
 
+    /// Returns an inode by its number.
     pub(crate) fn get(&self, inode: u64) -> Result<&Inode, Errno> {
         self.inodes.get(&inode).ok_or(Errno::ESTALE)
     }
 
+    /// Returns an inode by its number, to change it.
     pub(crate) fn get_mut(&mut self, inode: u64) -> Result<&mut Inode, Errno> {
         self.inodes.get_mut(&inode).ok_or(Errno::ESTALE)
     }
 
+    /// Returns the names in a directory.
     pub(crate) fn names(&self, inode: u64) -> Result<&BTreeMap<Vec<u8>, u64>, Errno> {
         match &self.get(inode)?.content {
             Content::Directory(names, _) => Ok(names),
@@ -120,6 +137,7 @@ impl Tree {
         }
     }
 
+    /// Returns the names in a directory, to change them.
     pub(crate) fn names_mut(&mut self, inode: u64) -> Result<&mut BTreeMap<Vec<u8>, u64>, Errno> {
         match &mut self.get_mut(inode)?.content {
             Content::Directory(names, _) => Ok(names),
@@ -127,7 +145,7 @@ impl Tree {
         }
     }
 
-    /// Returns the inode of a name in a directory.
+    /// Returns the inode number of a name in a directory.
     pub(crate) fn find(&self, directory: u64, name: &[u8]) -> Result<u64, Errno> {
         self.names(directory)?.get(name).copied().ok_or(Errno::ENOENT)
     }
@@ -136,7 +154,7 @@ impl Tree {
         self.names(inode).is_ok()
     }
 
-    /// Returns whether `inode` is `above`, or lies below it.
+    /// Returns whether the directory `inode` is `above`, or lies below `above`.
     pub(crate) fn is_within(&self, inode: u64, above: u64) -> bool {
         let mut at = inode;
         loop {
@@ -166,8 +184,8 @@ impl Tree {
         Ok(number)
     }
 
-    /// Checks that a name can be added: the directory is one, was not removed, and does not have
-    /// the name.
+    /// Checks that a name can be added: `directory` is a directory, was not removed, and does not
+    /// have the name.
     pub(crate) fn check_addable(&self, directory: u64, name: &[u8]) -> Result<(), Errno> {
         if self.names(directory)?.contains_key(name) {
             return Err(Errno::EEXIST);
@@ -175,7 +193,7 @@ impl Tree {
         if self.get(directory)?.nlink == 0 { Err(Errno::ENOENT) } else { Ok(()) }
     }
 
-    /// Gives an inode a name, and counts its links.
+    /// Gives an inode a name, and adjusts the link counts.
     pub(crate) fn attach(&mut self, directory: u64, name: &[u8], inode: u64) -> Result<(), Errno> {
         self.names_mut(directory)?.insert(name.to_vec(), inode);
         if let Content::Directory(_, parent) = &mut self.get_mut(inode)?.content {
@@ -188,7 +206,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes a name, and returns its inode.
+    /// Removes a name, adjusts the link counts, and returns the inode number.
     pub(crate) fn detach(&mut self, directory: u64, name: &[u8]) -> Result<u64, Errno> {
         let inode = self.names_mut(directory)?.remove(name).ok_or(Errno::ENOENT)?;
         if self.is_directory(inode) {
@@ -227,6 +245,7 @@ impl Tree {
         Ok(Entry { node: NodeId(node), generation: 0, attr })
     }
 
+    /// Drops lookups of a node. The root always stays.
     pub(crate) fn forget(&mut self, node: NodeId, count: u64) {
         if node.0 == ROOT {
             return;
@@ -241,6 +260,7 @@ impl Tree {
         }
     }
 
+    /// Returns a new handle.
     pub(crate) fn open(&mut self, opened: Opened) -> Result<Handle, Errno> {
         if self.handles.len() >= HANDLES_MAX {
             return Err(Errno::ENFILE);
@@ -250,6 +270,7 @@ impl Tree {
         Ok(Handle(handle))
     }
 
+    /// Returns what a handle has open. `directory` says which type of handle is required.
     pub(crate) fn opened(&self, handle: Handle, directory: bool) -> Result<Opened, Errno> {
         self.handles
             .get(&handle.0)
@@ -258,6 +279,7 @@ impl Tree {
             .ok_or(Errno::EBADF)
     }
 
+    /// Closes a handle.
     pub(crate) fn close(&mut self, handle: Handle, directory: bool) -> Result<(), Errno> {
         self.opened(handle, directory)?;
         self.handles.remove(&handle.0);
@@ -284,6 +306,7 @@ impl Tree {
         }
     }
 
+    /// Returns the attributes of an inode.
     pub(crate) fn attr(&self, number: u64) -> Result<Attr, Errno> {
         let inode = self.get(number)?;
         let len = match &inode.content {

@@ -19,8 +19,10 @@ use pinhole_protocol::{
 };
 use std::collections::BTreeMap;
 
+/// Inode number, type and name.
 type DirectoryEntry = (u64, DirentKind, Vec<u8>);
 
+/// Returns the uid and gid of a caller.
 fn owner(caller: &Caller<'_>) -> (u32, u32) {
     (caller.uid, caller.gid)
 }
@@ -58,13 +60,13 @@ fn open_file(tree: &mut Tree, inode: u64, open: Open) -> Answer<OpenReply> {
     Ok(OpenReply { handle, flags: OpenReplyFlags::empty() })
 }
 
-/// Returns the end of a range, or EFBIG if no file can be that long.
+/// Returns the end of a range in bytes, or EFBIG if no file can be that long.
 fn range_end(offset: u64, len: u64) -> Answer<usize> {
     let end = offset.checked_add(len).filter(|end| *end <= FILE_LEN_MAX).ok_or(Errno::EFBIG)?;
     usize::try_from(end).map_err(|_large| Errno::EFBIG)
 }
 
-/// Returns the inode of an open directory, and its entries from the offset of `list` on.
+/// Returns the inode number of an open directory, and its entries from the offset of `list` on.
 fn entries(tree: &Tree, list: protocol::ReadDir) -> Answer<(u64, Vec<DirectoryEntry>)> {
     let directory = tree.opened(list.handle, true)?.inode;
     // As iterate_dir of Linux does for a removed directory.
@@ -82,6 +84,7 @@ fn entries(tree: &Tree, list: protocol::ReadDir) -> Answer<(u64, Vec<DirectoryEn
     Ok((directory, rest.collect()))
 }
 
+/// Renames or exchanges names. Each name is given by its directory and its bytes.
 fn rename(tree: &mut Tree, from: (u64, &[u8]), to: (u64, &[u8]), flags: RenameFlags) -> Answer<()> {
     if flags.contains(RenameFlags::WHITEOUT) || flags.contains(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE)
     {
@@ -180,8 +183,8 @@ impl FileSystem for Model {
         let wanted = call.operation;
         if let Some(size) = wanted.size {
             let len = range_end(size, 0)?;
-            // A handle only saves the host an open, and only if it is of this node. So the model
-            // ignores it.
+            // A handle only saves the host an open, and only if the handle is of this node. So the
+            // model ignores handles.
             match &mut tree.get_mut(number)?.content {
                 Content::File(bytes) => bytes.resize(len, 0),
                 Content::Directory(..) => return Err(Errno::EISDIR),
@@ -396,7 +399,8 @@ impl FileSystem for Model {
         tree.opened(call.operation.handle, false).map(|_| Durable::Done)
     }
 
-    /// The model keeps no locks. A lock of a single odd byte counts as taken, all others as free.
+    /// Reports a lock of a single odd byte as taken, and all others as free. The model keeps no
+    /// locks.
     fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Paced<Option<FileLock>>> {
         locked!(self, call, tree);
         let LockRange { handle, start, end, kind, .. } = call.operation.0;
@@ -548,7 +552,7 @@ impl FileSystem for Model {
     }
 
     fn inode_flags(&self, _: Allowed<'_, InodeFlags>) -> Answer<u32> {
-        // The fuzz targets' policies do not grant it.
+        // The policies of the fuzz targets do not grant this ioctl.
         Err(Errno::ENOTTY)
     }
 

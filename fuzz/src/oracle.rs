@@ -1,7 +1,7 @@
 //! The expected replies of a session.
 //!
-//! They come from the model, which is called directly with the operation of the guest, without the
-//! wire format and the session's dispatch.
+//! The replies come from the model. It is called directly with the operation of the guest, without
+//! the wire format and the session's dispatch.
 
 use crate::model::Tree;
 use pinhole::filesystem::{Call, Caller, Durable, FileSystem, ListNames, Pace, Paced, StopCheck};
@@ -31,11 +31,13 @@ impl Default for Model {
 }
 
 impl Model {
+    /// Locks the tree.
     pub(crate) fn tree(&self) -> MutexGuard<'_, Tree> {
         self.tree.lock().expect("a panic ends the process")
     }
 
-    /// Notified by no operation: the model has no locks.
+    /// Returns the event for waiting requests. No operation notifies it, because the model has no
+    /// locks.
     pub const fn wake_event(&self) -> &Arc<EventCounter> {
         &self.wake
     }
@@ -45,7 +47,7 @@ impl Model {
         self.tree().held()
     }
 
-    /// Returns whether a request names a node that has no name any more and is not open. A share
+    /// Returns whether a request is about a node without a name and without an open handle. A share
     /// need not find such a node again.
     pub fn names_orphan(&self, node: NodeId, operation: &Operation<'_>) -> bool {
         let other = match operation {
@@ -57,7 +59,7 @@ impl Model {
         std::iter::once(node).chain(other).any(|node| tree.is_orphan(node))
     }
 
-    /// Looks up a name in the directory that `handle` has open.
+    /// Looks up a name in the open directory of `handle`.
     ///
     /// # Errors
     /// EBADF if the handle is not an open directory, ENOENT if the name does not exist.
@@ -74,7 +76,7 @@ impl Model {
     }
 }
 
-/// An entry of a listing: entry for READDIRPLUS, inode number, offset, type and name.
+/// A record of a listing: entry (READDIRPLUS only), inode number, offset, type and name.
 pub type ListedEntry = (Option<Entry>, u64, u64, DirentKind, Vec<u8>);
 
 /// The decoded body of a successful reply.
@@ -98,8 +100,8 @@ pub enum ReplyBody {
 /// The result that the guest gets.
 pub type Outcome = Result<ReplyBody, Errno>;
 
-/// Returns the expected result of `operation`, or `None` if it has no reply. `room` is the space
-/// for the body of the reply in bytes.
+/// Returns the expected result of `operation`, or `None` if the operation has no reply. `room` is
+/// the space for the body of the reply in bytes.
 pub fn expected(
     model: &Model,
     header: &Header<'_>,
@@ -189,6 +191,7 @@ pub fn expected(
     Some(outcome)
 }
 
+/// Returns the outcome of an operation whose reply has no body.
 fn empty(done: Result<(), Errno>) -> Outcome {
     done.map(|()| ReplyBody::Empty)
 }
@@ -200,6 +203,7 @@ struct Direct<'m, 'h> {
 }
 
 impl<'h> Direct<'_, 'h> {
+    /// Returns the operation as one that passed the policy check.
     fn permitted<T>(&self, operation: T) -> Permitted<Call<'h, T>>
     where
         Call<'h, T>: RequiresAccess,
@@ -251,7 +255,7 @@ impl<'h> Direct<'_, 'h> {
     }
 }
 
-/// Decodes the entries of a listing.
+/// Decodes the records of a listing. Panics if a record is malformed.
 pub fn decode_list(body: &[u8], plus: bool) -> Vec<ListedEntry> {
     let entries = if plus { client::dirents_plus(body) } else { client::dirents(body) };
     entries
@@ -264,11 +268,13 @@ pub fn decode_list(body: &[u8], plus: bool) -> Vec<ListedEntry> {
 }
 
 thread_local! {
-    /// A file to copy data through. `IoVectors` can only read from and write to descriptors.
+    /// A file to copy data through, because `IoVectors` can only read from and write to
+    /// descriptors.
     static TRANSFER: OwnedFd =
         rustix::fs::memfd_create("transfer", rustix::fs::MemfdFlags::CLOEXEC).expect("a memory file");
 }
 
+/// Copies bytes into the memory of a request. Returns the number of bytes that were copied.
 pub(crate) fn fill(into: &IoVectors<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     let bytes = bytes.get(..into.len()).unwrap_or(bytes);
     TRANSFER.with(|file| {
@@ -278,6 +284,7 @@ pub(crate) fn fill(into: &IoVectors<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     })
 }
 
+/// Copies the bytes out of the memory of a request.
 pub(crate) fn drain(from: &IoVectors<'_>) -> Result<Vec<u8>, Errno> {
     TRANSFER.with(|file| {
         rustix::fs::ftruncate(file, 0).expect("a memory file");

@@ -1,6 +1,6 @@
 //! Runs a script against a session and against the model, and compares their replies.
 //!
-//! The session is called the subject: the side under test.
+//! The session under test is called the subject.
 
 use crate::compare::{agree, decode_body};
 use crate::guest::{Reply, send};
@@ -27,7 +27,7 @@ const BODY_ROOM: usize = 4096;
 pub enum Agreement {
     /// Every byte that the guest sees must agree.
     Exact,
-    /// Everything that POSIX promises must agree; see [`agree`].
+    /// Only what a guest may rely on must agree; see [`agree`].
     Visible,
 }
 
@@ -48,9 +48,10 @@ pub struct Run<F> {
     traced: bool,
 }
 
-/// Maps the ids of a script to those of subject or model.
+/// Translates the ids of a script to those of subject or model.
 struct Side<'a, F> {
     run: &'a Run<F>,
+    /// Whether this side is the model.
     model: bool,
 }
 
@@ -137,14 +138,17 @@ impl<F: FileSystem> Run<F> {
         );
     }
 
+    /// Returns the layout of messages after INIT.
     fn dialect(&self) -> Dialect {
         self.negotiated.map_or_else(Dialect::default, |negotiated| negotiated.dialect)
     }
 
+    /// Sends a message to the subject, with `body_room` bytes for the body of the reply.
     fn send(&mut self, message: &[u8], payload: &[u8], body_room: usize) -> Reply {
         send(&self.session, (message, payload), 16 + body_room, &mut self.scratch)
     }
 
+    /// Sends an operation to the subject and to the model, and compares the results.
     fn operation(&mut self, header: &Header<'_>, operation: &Operation<'_>, payload: &[u8]) {
         let mut header = *header;
         let mut operation = *operation;
@@ -222,8 +226,8 @@ impl<F: FileSystem> Run<F> {
                 self.negotiated = None;
                 Some(Ok(ReplyBody::Empty))
             }
-            // Listings may differ in their order. So the model lists names only, and `learn_listed`
-            // looks each of them up.
+            // Listings may differ in their order. So the model only lists the names here, and
+            // `learn_listed` looks up each name.
             (Operation::ReadDirPlus(plus), Some(_)) if self.agreement == Agreement::Visible => {
                 expected(&self.model, header, &Operation::ReadDir(plus.list), (payload, room))
             }
@@ -231,6 +235,7 @@ impl<F: FileSystem> Run<F> {
         }
     }
 
+    /// Panics unless the results agree.
     fn compare(&self, operation: &Operation<'_>, subject: &Option<Outcome>, model: &Option<Outcome>) {
         let same = match (self.agreement, subject, model) {
             (Agreement::Exact, subject, model) => subject == model,
@@ -240,7 +245,7 @@ impl<F: FileSystem> Run<F> {
         assert!(same, "{operation:?}\nsubject: {subject:?}\nmodel: {model:?}");
     }
 
-    /// Adds the node ids and file handles of two replies.
+    /// Records the node ids and file handles in the replies of both sides.
     fn learn(&mut self, subject: &ReplyBody, model: &ReplyBody) {
         match (subject, model) {
             (ReplyBody::Entry(subject), ReplyBody::Entry(model)) => self.learn_node(subject.node, model.node),
@@ -262,6 +267,8 @@ impl<F: FileSystem> Run<F> {
         }
     }
 
+    /// Records the node ids of one node on both sides. Panics if the subject's id meant another
+    /// node.
     fn learn_node(&mut self, subject: NodeId, model: NodeId) {
         if !self.nodes.contains(&(subject, model)) {
             assert!(
@@ -272,7 +279,7 @@ impl<F: FileSystem> Run<F> {
         }
     }
 
-    /// Looks the names of a READDIRPLUS up in the model, and adds their node ids.
+    /// Looks up the names of a READDIRPLUS in the model, and records the node ids.
     fn learn_listed(&mut self, handle: Handle, list: &[crate::oracle::ListedEntry]) {
         let names = list.iter().filter_map(|(entry, .., name)| Some((entry.as_ref()?.node, name)));
         let found: Vec<_> = names
@@ -304,6 +311,7 @@ fn body_room(header: &Header<'_>, operation: &Operation<'_>) -> Option<usize> {
     Some(usize::try_from(wanted).unwrap_or(usize::MAX).min(1 << 16))
 }
 
+/// Returns whether a request gets no reply, not even an error.
 fn has_no_reply(header: &Header<'_>) -> bool {
     matches!(header.known_opcode(), Some(Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt))
 }

@@ -1,8 +1,8 @@
 //! Scripts: fuzz inputs as messages whose node ids and file handles refer to earlier replies.
 //!
 //! An input is a sequence of records. A record has two bytes of length, and then a FUSE message
-//! with the data of its WRITE. If the top bit of the length is set, the length field of the message
-//! stays as it is; otherwise it is corrected.
+//! with the data of its WRITE. If the top bit of the record's length is set, the length field of
+//! the message stays as it is. Otherwise that field is corrected.
 //!
 //! A node id from 1 to 65,535 is an index into the nodes of earlier replies; 1 is the root. A file
 //! handle below 65,536 is an index into the earlier handles. All other values are sent unchanged.
@@ -15,6 +15,7 @@ use pinhole_protocol::{
     Release, ReleaseDir, Rename, SetAttr, Unique, WRITE_LEN, Write,
 };
 
+/// Bit of a record's length: the length field of the message stays as it is.
 const KEEPS_LEN: u16 = 1 << 15;
 const OPCODE_WRITE: u32 = 16;
 
@@ -55,15 +56,15 @@ pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
     message.split_at(at)
 }
 
-/// A mapping of node ids and file handles, between a script and one side.
+/// A translation of the node ids and file handles of a script to those of one side.
 pub trait Ids {
-    /// Maps a node id.
+    /// Translates a node id.
     fn node(&self, node: NodeId) -> NodeId;
-    /// Maps a file handle.
+    /// Translates a file handle.
     fn handle(&self, handle: Handle) -> Handle;
 }
 
-/// Replaces the ids of an operation. `records` is the storage for the records of a BATCH_FORGET.
+/// Translates the ids of an operation. `records` stores the translated records of a BATCH_FORGET.
 pub fn with_ids<'a>(operation: &Operation<'a>, ids: &impl Ids, records: &'a mut Vec<u8>) -> Operation<'a> {
     let of = |handle| ids.handle(handle);
     match *operation {

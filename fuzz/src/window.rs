@@ -1,21 +1,21 @@
 //! Inputs of `dax_window`: three bytes for the front-end and the window, then records of eight
 //! bytes. Some kinds of records have more bytes after these eight.
 //!
-//! Numbers are small and count units of the window's alignment, so that most mutated inputs still
-//! concern the same places. "Raw" records have numbers of 64 bits.
+//! Most numbers are small and count units of the window's alignment, so that most mutated inputs
+//! still concern the same places. "Raw" records have numbers of 64 bits, in bytes.
 
 use pinhole_dax_cache::model::{Command, Event, Fault, Interruption, PAGE_LEN};
 use pinhole_dax_cache::{Capabilities, Geometry, Overlap, SLOT_LEN, Wanted};
 
-/// Maximum number of commands of one input: enough to fill the window and use all of it again.
+/// Maximum number of commands of one input: enough to spend the budget several times.
 const COMMANDS_MAX: usize = 128;
 
 /// A decoded input.
 #[derive(Debug)]
 pub struct Script {
-    /// Window.
+    /// Length and alignment of the window.
     pub geometry: Geometry,
-    /// Front-end.
+    /// Abilities of the front-end.
     pub capabilities: Capabilities,
     /// Maximum number of mappings of the guest.
     pub guest_mappings_max: usize,
@@ -27,8 +27,8 @@ pub struct Script {
 pub const SETUP: u8 = 0;
 /// Record kind: SETUPMAPPING. `foffset`, `moffset` and `len` follow.
 pub const RAW_SETUP: u8 = 1;
-/// Record kind: REMOVEMAPPING with small numbers. Further entries of four bytes follow. The length
-/// modulo 8 is their number.
+/// Record kind: REMOVEMAPPING with small numbers. Further entries of four bytes follow. Their count
+/// is the length byte modulo 8.
 pub const REMOVE: u8 = 2;
 /// Record kind: REMOVEMAPPING. `moffset` and `len` of one entry follow.
 pub const RAW_REMOVE: u8 = 3;
@@ -40,6 +40,7 @@ pub const CLEAR: u8 = 5;
 pub const RESET: u8 = 6;
 /// Record kind: sets the length of a node's file.
 pub const RESIZE: u8 = 7;
+/// Number of record kinds.
 const KINDS: u8 = 8;
 
 /// Flag of the first byte: [`Capabilities::read_only_descriptors`].
@@ -57,7 +58,7 @@ pub const OVERLAP_REPLACED: u8 = 16;
 pub const WRITABLE: u8 = 0x80;
 
 impl Script {
-    /// Decodes an input. Returns `None` if it is too short for the first three bytes.
+    /// Decodes an input. Returns `None` if the input is shorter than three bytes.
     pub fn read(input: &[u8]) -> Option<Self> {
         let (&[abilities, budgets, shape], mut rest) = input.split_first_chunk()?;
         let overlap = match abilities & (OVERLAP_REFUSED | OVERLAP_REPLACED) {
@@ -122,6 +123,7 @@ fn command(unit: u64, rest: &mut &[u8]) -> Option<Command> {
     Some(Command { event, faults, interruption })
 }
 
+/// Decodes a fault, in four bits. Most values mean no fault.
 fn fault(number: u8) -> Option<Fault> {
     match number {
         12 => Some(Fault::Refuse),
@@ -132,10 +134,12 @@ fn fault(number: u8) -> Option<Fault> {
     }
 }
 
+/// Takes a number of 64 bits.
 fn number(rest: &mut &[u8]) -> Option<u64> {
     take(rest).map(u64::from_le_bytes)
 }
 
+/// Takes the next `N` bytes.
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, after) = rest.split_first_chunk()?;
     *rest = after;
