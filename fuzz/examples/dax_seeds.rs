@@ -43,13 +43,13 @@ fn remove(entries: &[(u8, u8)]) -> Vec<u8> {
 }
 
 /// Returns a record that has only a kind and a node.
-fn plain(kind: u8, node: u8) -> Vec<u8> {
+fn bare_record(kind: u8, node: u8) -> Vec<u8> {
     vec![kind, node, 0, 0, 0, 0, 0, 0]
 }
 
 /// Returns a record with numbers of 64 bits.
 fn raw(kind: u8, numbers: &[u64]) -> Vec<u8> {
-    let mut record = plain(kind, WRITABLE);
+    let mut record = bare_record(kind, WRITABLE);
     record.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
     record
 }
@@ -66,13 +66,13 @@ fn sequences() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         with_faults(remove(&[(0, 1), (1, 1)]), REFUSE, 0),
         setup(2, 1, 1),
         with_faults(setup(2, 2, 2), GONE_AFTER, 0),
-        plain(CLEAR, 0),
+        bare_record(CLEAR, 0),
     ];
     let resets = vec![
         interrupted(setup(2 | WRITABLE, 0, 0), 0, true),
         setup(1, 0, 0),
         interrupted(setup(1 | WRITABLE, 0, 0), 1, false),
-        plain(RESET, 0),
+        bare_record(RESET, 0),
     ];
     let odd = vec![
         setup(1, 0, 1),
@@ -87,7 +87,7 @@ fn sequences() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         ("reads-and-evicts", [files(), read(1), vec![remove(&[(0, 1), (1, 1), (2, 1), (3, 1)])]].concat()),
         ("reclaims", [files(), read(1), read(2), vec![remove(&[(3, 1)]), setup(1, 9, 3)]].concat()),
-        ("upgrades", [files(), upgrade(), vec![plain(DROP_NODE, 1)]].concat()),
+        ("upgrades", [files(), upgrade(), vec![bare_record(DROP_NODE, 1)]].concat()),
         ("fails", [files(), upgrade(), failing].concat()),
         ("is-reset", [files(), read(1), resets].concat()),
         ("overlaps", [files(), odd].concat()),

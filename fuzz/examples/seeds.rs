@@ -18,12 +18,12 @@ const MESSAGE_LEN_MAX: usize = 4096;
 
 /// Indices of nodes and file handles, in the order of the replies that contain them.
 #[derive(Default)]
-struct Known {
+struct IdIndices {
     nodes: BTreeMap<u64, u64>,
     handles: BTreeMap<u64, u64>,
 }
 
-impl Known {
+impl IdIndices {
     /// Adds the ids in the body of a successful reply.
     fn learn(&mut self, operation: &Operation<'_>, body: &[u8]) {
         match operation {
@@ -61,7 +61,7 @@ impl Known {
     }
 }
 
-impl Ids for Known {
+impl Ids for IdIndices {
     fn node(&self, node: NodeId) -> NodeId {
         NodeId(self.nodes.get(&node.0).copied().unwrap_or(u64::MAX))
     }
@@ -75,8 +75,8 @@ fn main() {
     let trace = std::env::args_os().nth(1).expect("usage: seeds TRACE");
     let trace = std::fs::read_to_string(trace).expect("the trace");
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let mut known = Known::default();
-    known.add_node(1);
+    let mut indices = IdIndices::default();
+    indices.add_node(1);
     let mut waiting: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut scripts: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
     let mut dialect = Dialect::default();
@@ -93,8 +93,8 @@ fn main() {
             shapes.entry((header.opcode, head.len(), payload.is_empty())).or_insert_with(|| request.clone());
             if request.len() <= MESSAGE_LEN_MAX && !matches!(operation, Operation::Init(_)) {
                 let mut records = Vec::new();
-                let with_numbers = with_ids(&operation, &known, &mut records);
-                let header = Header { node: known.node(header.node), ..header };
+                let with_numbers = with_ids(&operation, &indices, &mut records);
+                let header = Header { node: indices.node(header.node), ..header };
                 let script = scripts.last_mut().expect("one at least");
                 script.push(message(&header, &with_numbers, payload, dialect));
             }
@@ -108,7 +108,7 @@ fn main() {
                 continue;
             };
             if header.error.is_none() {
-                known.learn(&operation, body);
+                indices.learn(&operation, body);
                 if let Operation::Init(_) = operation {
                     let flags = client::decode_init(body).expect("INIT").flags;
                     dialect.setxattr_ext = flags.contains(pinhole_protocol::InitFlags::SETXATTR_EXT);

@@ -54,7 +54,7 @@ fn check(input: &[u8]) {
 
 /// Returns every path below the root with its mode and content, as the model does.
 fn listing(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
-    let mut found = BTreeMap::new();
+    let mut paths = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(directory) = waiting.pop() {
         for entry in std::fs::read_dir(directory).expect("a directory") {
@@ -71,8 +71,8 @@ fn listing(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
                 waiting.push(path.clone());
             }
             let below = path.strip_prefix(root).expect("below the root").as_os_str().as_bytes();
-            found.insert([b"/", below].concat(), (metadata.mode(), content));
+            paths.insert([b"/", below].concat(), (metadata.mode(), content));
         }
     }
-    found
+    paths
 }

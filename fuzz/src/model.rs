@@ -71,7 +71,7 @@ pub(crate) struct Tree {
     /// Open files and directories, by handle.
     pub(crate) handles: HashMap<u64, Opened>,
     /// The last number that was used as an inode number, node id or handle.
-    next: u64,
+    last_number: u64,
 }
 
 impl Tree {
@@ -90,7 +90,7 @@ impl Tree {
             nodes: HashMap::from([(ROOT, (ROOT, 1))]),
             by_inode: HashMap::from([(ROOT, ROOT)]),
             handles: HashMap::new(),
-            next: ROOT,
+            last_number: ROOT,
         }
     }
 
@@ -103,9 +103,9 @@ impl Tree {
     }
 
     /// Returns an inode number, node id or handle that was never used before.
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    fn new_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
     /// Returns the inode number of a node.
@@ -116,7 +116,8 @@ impl Tree {
     /// Returns whether a node's inode has no name and no open handle.
     pub(crate) fn is_orphan(&self, node: NodeId) -> bool {
         let Ok(inode) = self.inode_of(node) else { return false };
-        self.get(inode).is_ok_and(|it| it.nlink == 0) && self.handles.values().all(|open| open.inode != inode)
+        self.get(inode).is_ok_and(|inode| inode.nlink == 0)
+            && self.handles.values().all(|open| open.inode != inode)
     }
 
     /// Returns an inode by its number.
@@ -155,7 +156,7 @@ impl Tree {
     }
 
     /// Returns whether the directory `inode` is `above`, or lies below `above`.
-    pub(crate) fn is_within(&self, inode: u64, above: u64) -> bool {
+    pub(crate) fn is_or_is_below(&self, inode: u64, above: u64) -> bool {
         let mut at = inode;
         loop {
             if at == above {
@@ -169,7 +170,7 @@ impl Tree {
     }
 
     /// Creates an inode without a name.
-    pub(crate) fn make(
+    pub(crate) fn create_inode(
         &mut self,
         content: Content,
         (mode, rdev): (u32, u32),
@@ -178,7 +179,7 @@ impl Tree {
         if self.inodes.len() >= INODES_MAX {
             return Err(Errno::ENOSPC);
         }
-        let number = self.number();
+        let number = self.new_number();
         let (uid, gid) = caller;
         self.inodes.insert(number, Inode { content, mode, uid, gid, rdev, nlink: 0 });
         Ok(number)
@@ -233,7 +234,7 @@ impl Tree {
         let node = match self.by_inode.get(&inode) {
             Some(node) => *node,
             None => {
-                let node = self.number();
+                let node = self.new_number();
                 self.by_inode.insert(inode, node);
                 self.nodes.insert(node, (inode, 0));
                 node
@@ -250,9 +251,9 @@ impl Tree {
         if node.0 == ROOT {
             return;
         }
-        let Some((inode, held)) = self.nodes.get_mut(&node.0) else { return };
-        *held = held.saturating_sub(count);
-        if *held == 0 {
+        let Some((inode, lookups)) = self.nodes.get_mut(&node.0) else { return };
+        *lookups = lookups.saturating_sub(count);
+        if *lookups == 0 {
             let inode = *inode;
             self.nodes.remove(&node.0);
             self.by_inode.remove(&inode);
@@ -265,7 +266,7 @@ impl Tree {
         if self.handles.len() >= HANDLES_MAX {
             return Err(Errno::ENFILE);
         }
-        let handle = self.number();
+        let handle = self.new_number();
         self.handles.insert(handle, opened);
         Ok(Handle(handle))
     }
@@ -333,7 +334,7 @@ impl Tree {
 
     /// Returns every path with its mode and content.
     pub(crate) fn listing(&self) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
-        let mut found = BTreeMap::new();
+        let mut paths = BTreeMap::new();
         let mut waiting = vec![(ROOT, Vec::new())];
         while let Some((directory, path)) = waiting.pop() {
             for (name, number) in self.names(directory).into_iter().flatten() {
@@ -347,9 +348,9 @@ impl Tree {
                         Vec::new()
                     }
                 };
-                found.insert(path, (inode.mode, content));
+                paths.insert(path, (inode.mode, content));
             }
         }
-        found
+        paths
     }
 }

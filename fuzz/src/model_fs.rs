@@ -36,7 +36,7 @@ fn create_named(
 ) -> Answer<Entry> {
     let directory = tree.inode_of(directory)?;
     tree.check_addable(directory, name.as_bytes())?;
-    let inode = tree.make(content, (mode, rdev), owner(caller))?;
+    let inode = tree.create_inode(content, (mode, rdev), owner(caller))?;
     tree.attach(directory, name.as_bytes(), inode)?;
     tree.add_lookup(inode)
 }
@@ -98,12 +98,12 @@ fn rename(tree: &mut Tree, from: (u64, &[u8]), to: (u64, &[u8]), flags: RenameFl
     if tree.get(to.0)?.nlink == 0 {
         return Err(Errno::ENOENT);
     }
-    if tree.is_within(to.0, inode) && tree.is_directory(inode) {
+    if tree.is_or_is_below(to.0, inode) && tree.is_directory(inode) {
         return Err(Errno::EINVAL);
     }
     if flags.contains(RenameFlags::EXCHANGE) {
         let target = target.ok_or(Errno::ENOENT)?;
-        if tree.is_within(from.0, target) && tree.is_directory(target) {
+        if tree.is_or_is_below(from.0, target) && tree.is_directory(target) {
             return Err(Errno::EINVAL);
         }
         if from == to || inode == target {
@@ -325,7 +325,7 @@ impl FileSystem for Model {
             Err(Errno::ENOENT) => {
                 tree.check_addable(directory, name.as_bytes())?;
                 let mode = (S_IFREG | mode, 0);
-                let inode = tree.make(Content::File(Vec::new()), mode, owner(&call.caller))?;
+                let inode = tree.create_inode(Content::File(Vec::new()), mode, owner(&call.caller))?;
                 tree.attach(directory, name.as_bytes(), inode)?;
                 inode
             }
@@ -343,7 +343,7 @@ impl FileSystem for Model {
             return Err(Errno::EINVAL);
         }
         let mode = (S_IFREG | call.operation.mode, 0);
-        let inode = tree.make(Content::File(Vec::new()), mode, owner(&call.caller))?;
+        let inode = tree.create_inode(Content::File(Vec::new()), mode, owner(&call.caller))?;
         let reply = open_file(tree, inode, call.operation.open);
         let reply = reply.inspect_err(|_| tree.free_unused())?;
         Ok(Created { entry: tree.add_lookup(inode)?, open: reply })

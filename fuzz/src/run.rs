@@ -57,8 +57,8 @@ struct Side<'a, F> {
 
 impl<F> Ids for Side<'_, F> {
     fn node(&self, node: NodeId) -> NodeId {
-        let known = usize::try_from(node.0).ok().filter(|number| (1..=0xffff).contains(number));
-        match known.and_then(|number| self.run.nodes.get((number - 1) % self.run.nodes.len())) {
+        let index = usize::try_from(node.0).ok().filter(|number| (1..=0xffff).contains(number));
+        match index.and_then(|number| self.run.nodes.get((number - 1) % self.run.nodes.len())) {
             Some((subject, model)) => {
                 if self.model {
                     *model
@@ -71,9 +71,9 @@ impl<F> Ids for Side<'_, F> {
     }
 
     fn handle(&self, handle: Handle) -> Handle {
-        let known = usize::try_from(handle.0).ok().filter(|number| *number <= 0xffff);
+        let index = usize::try_from(handle.0).ok().filter(|number| *number <= 0xffff);
         let count = self.run.handles.len().max(1);
-        match known.and_then(|number| self.run.handles.get(number % count)) {
+        match index.and_then(|number| self.run.handles.get(number % count)) {
             Some((subject, model)) => {
                 if self.model {
                     *model
@@ -272,7 +272,7 @@ impl<F: FileSystem> Run<F> {
     fn learn_node(&mut self, subject: NodeId, model: NodeId) {
         if !self.nodes.contains(&(subject, model)) {
             assert!(
-                self.nodes.iter().all(|(known, _)| *known != subject),
+                self.nodes.iter().all(|(other, _)| *other != subject),
                 "{subject:?} is the id of another node already"
             );
             self.nodes.push((subject, model));
@@ -282,10 +282,10 @@ impl<F: FileSystem> Run<F> {
     /// Looks up the names of a READDIRPLUS in the model, and records the node ids.
     fn learn_listed(&mut self, handle: Handle, list: &[crate::oracle::ListedEntry]) {
         let names = list.iter().filter_map(|(entry, .., name)| Some((entry.as_ref()?.node, name)));
-        let found: Vec<_> = names
+        let nodes: Vec<_> = names
             .map(|(node, name)| (node, self.model.look_up_open(handle, name).expect("a listed name").node))
             .collect();
-        for (subject, model) in found {
+        for (subject, model) in nodes {
             self.learn_node(subject, model);
         }
     }
