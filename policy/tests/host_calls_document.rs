@@ -11,7 +11,9 @@ const SERVING: Threads = Threads::QUEUE.union(Threads::OFFLOAD);
 
 /// Headings of the sections about threads that serve requests.
 const SERVING_SECTIONS: &[&str] = &["Calls for operations", "Calls of serving threads"];
+/// Headings of the sections about control threads.
 const CONTROL_SECTIONS: &[&str] = &["Calls of control threads"];
+/// Headings of the sections about the supervisor.
 const SUPERVISOR_SECTIONS: &[&str] = &["Calls of the supervisor"];
 
 /// Returns the calls that the sections with these headings name: single words in backticks.
@@ -27,10 +29,12 @@ fn named(headings: &[&str]) -> BTreeSet<&'static str> {
     quoted.filter(is_call).collect()
 }
 
+/// Returns every row, those of answered calls included.
 fn rows() -> impl Iterator<Item = &'static CallRow> {
     every_row().chain(ANSWERED)
 }
 
+/// Returns the names of the calls of these kinds of threads.
 fn calls_of(threads: Threads) -> BTreeSet<&'static str> {
     rows().filter(|row| row.threads.intersects(threads)).map(|row| row.call).collect()
 }

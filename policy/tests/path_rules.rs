@@ -11,7 +11,9 @@ use std::sync::Arc;
 /// Components of globs. The names below match them in every combination that is possible for any
 /// name.
 const PARTS: &[&str] = &["a", "b", "a*", "?b", "[ab]", "*", "**"];
+/// Names of files.
 const NAMES: &[&str] = &["a", "b", "ab", "aa", "bb", "zz"];
+/// Operations that the base set grants.
 const BASE: &[&str] = &["lookup", "stat", "read", "write"];
 /// Depth of paths: one more than the three parts of the longest glob.
 const DEPTH: usize = 4;
@@ -46,6 +48,7 @@ impl Decision {
         self.hidden || (!other.hidden && other.access.contains(self.access))
     }
 
+    /// Returns the decision that grants what both grant.
     fn and(self, other: Self) -> Self {
         let hidden = self.hidden || other.hidden;
         Self { access: if hidden { Access::empty() } else { self.access & other.access }, hidden }
@@ -54,7 +57,8 @@ impl Decision {
 
 type Path = Vec<&'static str>;
 
-/// The rules of the model, and the policy under test with the same rules.
+/// The rules as a list that is searched for each path, and the policy under test with the same
+/// rules.
 #[derive(Debug)]
 struct Model {
     rules: Vec<Rule>,
@@ -62,10 +66,12 @@ struct Model {
     tested: Arc<PathRules>,
 }
 
+/// Returns the accesses with these names.
 fn set(names: &[&str]) -> Access {
     names.iter().map(|name| Access::named(name).unwrap()).collect()
 }
 
+/// Returns whether a name matches one component of a glob.
 fn part_matches(part: &[u8], name: &[u8]) -> bool {
     match part {
         [] => name.is_empty(),
@@ -78,10 +84,11 @@ fn part_matches(part: &[u8], name: &[u8]) -> bool {
     }
 }
 
+/// Returns whether a path matches a whole glob.
 fn glob_matches(parts: &[&str], path: &[&str]) -> bool {
     match parts {
         [] => path.is_empty(),
-        // At the end it matches at least one name, elsewhere any number.
+        // At the end of a glob, `**` matches at least one name, elsewhere any number.
         ["**"] => !path.is_empty(),
         ["**", rest @ ..] => (0..=path.len()).any(|skipped| glob_matches(rest, &path[skipped..])),
         [part, rest @ ..] => {
@@ -107,6 +114,7 @@ impl Model {
         }
     }
 
+    /// Returns the expected decision for a path.
     fn decide(&self, path: &[&str]) -> Decision {
         let last = |path: &[&str]| self.rules.iter().rev().find(|rule| glob_matches(&rule.parts, path));
         let hidden = (0..=path.len()).any(|len| last(&path[..len]).is_some_and(|rule| rule.access.is_none()));
@@ -118,15 +126,18 @@ impl Model {
         Decision { access, hidden }
     }
 
+    /// Returns the rule of a path in the policy under test.
     fn rule(&self, path: &[&str]) -> RuleId {
         path.iter().fold(self.tested.root(), |rule, name| self.tested.child(rule, name.as_bytes()))
     }
 
+    /// Returns the decision of a rule of the policy under test.
     fn tested(&self, rule: RuleId) -> Decision {
         Decision { access: self.tested.access(rule), hidden: self.tested.is_hidden(rule) }
     }
 
-    /// Returns whether a file may move, by trying every path below.
+    /// Returns whether a file may move, by trying every path below. Each side is a list of paths by
+    /// which the guest has reached the file.
     fn moves(&self, from: &[Path], to: &[Path]) -> Moves {
         let mut moves = Moves::Freely;
         for below in paths(DEPTH) {
@@ -245,6 +256,7 @@ impl World {
         *known
     }
 
+    /// Returns a path and its file. `which` is reduced to the number of paths.
     fn nth_name(&self, which: usize) -> Option<(Path, usize)> {
         let index = which.checked_rem(self.names.len())?;
         self.names.iter().nth(index).map(|(path, file)| (path.clone(), *file))
@@ -256,11 +268,12 @@ impl World {
         within.map(|(path, file)| (path.clone(), *file)).collect()
     }
 
+    /// Returns whether the file at a path is a directory.
     fn is_directory(&self, top: &Path) -> bool {
         self.names.get(top).is_some_and(|file| self.directories.contains(file))
     }
 
-    /// Returns whether a file can be made at a path.
+    /// Returns whether a file can be created at a path.
     fn is_free(&self, path: &Path) -> bool {
         let above = &path[..path.len() - 1];
         let parent = self.names.get(above).map(|file| self.directories.contains(file));
@@ -285,6 +298,7 @@ impl World {
         }
     }
 
+    /// Renames a file, if the rules permit it.
     fn rename(&mut self, model: &Model, from: &Path, to: &Path) {
         let moves = model.tested.moves(model.rule(from), model.rule(to));
         let refused = moves == Moves::No || (moves == Moves::OnlyFiles && self.is_directory(from));
@@ -296,6 +310,7 @@ impl World {
         self.move_tree(model, tree, (from, to));
     }
 
+    /// Exchanges two files, if the rules permit it.
     fn exchange(&mut self, model: &Model, one: &Path, other: &Path) {
         let compare = |one: &Path, other: &Path| model.tested.moves(model.rule(one), model.rule(other));
         let moves = compare(one, other).max(compare(other, one));
@@ -310,6 +325,8 @@ impl World {
         self.move_tree(model, second, (other, one));
     }
 
+    /// Links a file that the guest knows, if the rules permit it. Checks that the new name grants
+    /// nothing more.
     fn link(&mut self, model: &Model, from: &Path, to: &Path) {
         let file = self.names[from];
         let Some((rule, ways)) = self.known.get(&file) else { return };
