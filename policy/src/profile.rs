@@ -138,15 +138,15 @@ mod tests {
         ];
         for row in ACCESSES {
             let ioctl = row.name.starts_with("ioctl-");
-            let within = |profile: Profile| profile.granted().contains(row.access);
-            assert_eq!(within(Profile::Full), !ioctl, "{} in full", row.name);
+            let grants = |profile: Profile| profile.granted().contains(row.access);
+            assert_eq!(grants(Profile::Full), !ioctl, "{} in full", row.name);
             assert_eq!(
-                within(Profile::Share),
+                grants(Profile::Share),
                 !ioctl && !SHARE_LACKS.contains(&row.name),
                 "{} in share",
                 row.name
             );
-            assert_eq!(within(Profile::Rootfs), ROOTFS_HAS.contains(&row.name), "{} in rootfs", row.name);
+            assert_eq!(grants(Profile::Rootfs), ROOTFS_HAS.contains(&row.name), "{} in rootfs", row.name);
         }
     }
 

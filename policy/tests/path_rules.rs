@@ -27,12 +27,13 @@ struct Rule {
 }
 
 impl Rule {
+    /// Returns the rule as text of a policy file.
     fn text(&self) -> String {
-        let what = match &self.access {
+        let effect = match &self.access {
             None => "hidden = true".to_owned(),
             Some(names) => format!("access = {names:?}"),
         };
-        format!("[[path]]\nmatch = \"/{}\"\n{what}\n", self.parts.join("/"))
+        format!("[[path]]\nmatch = \"/{}\"\n{effect}\n", self.parts.join("/"))
     }
 }
 
@@ -44,7 +45,8 @@ struct Decision {
 }
 
 impl Decision {
-    fn within(self, other: Self) -> bool {
+    /// Returns whether the decision grants nothing beyond `other`.
+    fn is_at_most(self, other: Self) -> bool {
         self.hidden || (!other.hidden && other.access.contains(self.access))
     }
 
@@ -80,7 +82,7 @@ fn part_matches(part: &[u8], name: &[u8]) -> bool {
         [b'[', b'a', b'b', b']', rest @ ..] => {
             matches!(name.first(), Some(b'a' | b'b')) && part_matches(rest, &name[1..])
         }
-        [plain, rest @ ..] => name.first() == Some(plain) && part_matches(rest, &name[1..]),
+        [literal, rest @ ..] => name.first() == Some(literal) && part_matches(rest, &name[1..]),
     }
 }
 
@@ -141,12 +143,12 @@ impl Model {
     fn moves(&self, from: &[Path], to: &[Path]) -> Moves {
         let mut moves = Moves::Freely;
         for below in paths(DEPTH) {
-            let decide = |ways: &[Path]| {
-                let all = ways.iter().map(|way| self.decide(&joined(way, &below)));
+            let decide = |reached_by: &[Path]| {
+                let all = reached_by.iter().map(|path| self.decide(&joined(path, &below)));
                 all.reduce(Decision::and).unwrap()
             };
             let (before, after) = (decide(from), decide(to));
-            if !after.within(before) {
+            if !after.is_at_most(before) {
                 return Moves::No;
             }
             if before != after {
@@ -175,8 +177,8 @@ fn paths(depth: usize) -> Vec<Path> {
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let parts = prop::collection::vec(select(PARTS), 1..=3);
     // Without lookup, the other operations have no effect.
-    let found = subsequence(&BASE[1..], 0..BASE.len()).prop_map(|rest| [&BASE[..1], &rest].concat());
-    let access = prop::option::weighted(0.85, prop_oneof![3 => found, 1 => Just(Vec::new())]);
+    let with_lookup = subsequence(&BASE[1..], 0..BASE.len()).prop_map(|rest| [&BASE[..1], &rest].concat());
+    let access = prop::option::weighted(0.85, prop_oneof![3 => with_lookup, 1 => Just(Vec::new())]);
     prop::collection::vec((parts, access).prop_map(|(parts, access)| Rule { parts, access }), 1..=4)
 }
 
@@ -187,9 +189,9 @@ fn path() -> impl Strategy<Value = Path> {
 /// An action of a guest. Numbers choose among the existing names.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Looks a path up, name by name. Makes missing files: a plain file at the end of the path,
+    /// Looks a path up, name by name. Creates missing files: a regular file at the end of the path,
     /// directories above.
-    Reach(Path),
+    LookUp(Path),
     Forget(usize),
     Link(usize, Path),
     Rename(usize, Path),
@@ -198,7 +200,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => path().prop_map(Step::Reach),
+        4 => path().prop_map(Step::LookUp),
         1 => any::<usize>().prop_map(Step::Forget),
         1 => (any::<usize>(), path()).prop_map(|(which, to)| Step::Link(which, to)),
         3 => (any::<usize>(), path()).prop_map(|(which, to)| Step::Rename(which, to)),
@@ -207,53 +209,58 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// A tree of the host, and the files that a guest has reached in it.
+/// A tree of the host, and the files in it that the guest knows.
 #[derive(Default)]
-struct World {
+struct HostTree {
     /// Number of the file at each path, except for the root.
     names: BTreeMap<Path, usize>,
+    /// Numbers of the files that are directories.
     directories: BTreeSet<usize>,
-    files: usize,
+    /// Number of the last file that was created.
+    last_file: usize,
     /// By file: its rule, and each path by which the guest reached it since it last forgot the
     /// file.
     known: BTreeMap<usize, (RuleId, Vec<Path>)>,
 }
 
-impl World {
-    fn reach(&mut self, model: &Model, path: &Path) {
+impl HostTree {
+    /// Looks a path up, name by name, as far as the rules permit.
+    fn look_up(&mut self, model: &Model, path: &Path) {
         let mut above = model.tested.root();
         for len in 1..=path.len() {
             let at = path[..len].to_vec();
-            let file = self.at(&at, len < path.len());
+            let file = self.find_or_create(&at, len < path.len());
             if len < path.len() && !self.directories.contains(&file) {
                 return;
             }
-            let found = model.tested.child(above, path[len - 1].as_bytes());
-            if model.tested.is_hidden(found) {
+            let rule = model.tested.child(above, path[len - 1].as_bytes());
+            if model.tested.is_hidden(rule) {
                 return;
             }
-            above = self.reached(model, file, (found, at));
+            above = self.record_path(model, file, (rule, at));
         }
     }
 
-    /// Returns the file at a path. Makes it if it does not exist.
-    fn at(&mut self, path: &Path, directory: bool) -> usize {
+    /// Returns the file at a path, and creates a missing file.
+    fn find_or_create(&mut self, path: &Path, directory: bool) -> usize {
         if let Some(file) = self.names.get(path) {
             return *file;
         }
-        self.files += 1;
-        self.names.insert(path.clone(), self.files);
+        self.last_file += 1;
+        self.names.insert(path.clone(), self.last_file);
         if directory {
-            self.directories.insert(self.files);
+            self.directories.insert(self.last_file);
         }
-        self.files
+        self.last_file
     }
 
-    fn reached(&mut self, model: &Model, file: usize, (rule, path): (RuleId, Path)) -> RuleId {
-        let (known, ways) = self.known.entry(file).or_insert((rule, Vec::new()));
-        *known = model.tested.both(*known, rule);
-        ways.push(path);
-        *known
+    /// Records that the guest has reached a file by a path with this rule. Returns the new rule of
+    /// the file.
+    fn record_path(&mut self, model: &Model, file: usize, (rule, path): (RuleId, Path)) -> RuleId {
+        let (file_rule, paths) = self.known.entry(file).or_insert((rule, Vec::new()));
+        *file_rule = model.tested.both(*file_rule, rule);
+        paths.push(path);
+        *file_rule
     }
 
     /// Returns a path and its file. `which` is reduced to the number of paths.
@@ -264,8 +271,8 @@ impl World {
 
     /// Returns every file at and below a path.
     fn tree(&self, top: &Path) -> BTreeMap<Path, usize> {
-        let within = self.names.iter().filter(|(path, _)| path.starts_with(top));
-        within.map(|(path, file)| (path.clone(), *file)).collect()
+        let at_or_below = self.names.iter().filter(|(path, _)| path.starts_with(top));
+        at_or_below.map(|(path, file)| (path.clone(), *file)).collect()
     }
 
     /// Returns whether the file at a path is a directory.
@@ -285,14 +292,14 @@ impl World {
         for (path, file) in tree {
             let new = joined(to, &path[from.len()..]);
             let (before, after) = (model.decide(&path), model.decide(&new));
-            assert!(after.within(before), "{path:?} to {new:?}");
-            if let Some((rule, ways)) = self.known.get_mut(&file) {
+            assert!(after.is_at_most(before), "{path:?} to {new:?}");
+            if let Some((rule, paths)) = self.known.get_mut(&file) {
                 if path == *from {
                     *rule = model.tested.both(*rule, model.rule(&new));
                 } else {
                     assert_eq!(after, before, "decision changed: {path:?} to {new:?}");
                 }
-                ways.push(new.clone());
+                paths.push(new.clone());
             }
             self.names.insert(new, file);
         }
@@ -329,24 +336,24 @@ impl World {
     /// nothing more.
     fn link(&mut self, model: &Model, from: &Path, to: &Path) {
         let file = self.names[from];
-        let Some((rule, ways)) = self.known.get(&file) else { return };
+        let Some((rule, reached_by)) = self.known.get(&file) else { return };
         let target = model.rule(to);
         let refused = model.tested.is_hidden(target) || model.tested.moves(*rule, target) == Moves::No;
         if refused || self.is_directory(from) || !self.is_free(to) {
             return;
         }
         for below in paths(2) {
-            let before = ways.iter().map(|way| model.decide(&joined(way, &below)));
+            let before = reached_by.iter().map(|path| model.decide(&joined(path, &below)));
             let before = before.reduce(Decision::and).unwrap();
-            assert!(model.decide(&joined(to, &below)).within(before), "{from:?} to {to:?}");
+            assert!(model.decide(&joined(to, &below)).is_at_most(before), "{from:?} to {to:?}");
         }
         self.names.insert(to.clone(), file);
-        self.reached(model, file, (target, to.clone()));
+        self.record_path(model, file, (target, to.clone()));
     }
 
     fn step(&mut self, model: &Model, step: &Step) {
         match step {
-            Step::Reach(path) => self.reach(model, path),
+            Step::LookUp(path) => self.look_up(model, path),
             Step::Forget(which) => {
                 if let Some((_, file)) = self.nth_name(*which) {
                     self.known.remove(&file);
@@ -392,13 +399,13 @@ proptest! {
         let Some(model) = Model::new(rules) else { return Ok(()) };
         for path in paths(3) {
             let above = (1..path.len()).map(|len| model.decide(&path[..len]));
-            let stops = above.into_iter().find(|way| !way.access.contains(Access::LOOKUP));
+            let stops = above.into_iter().find(|decision| !decision.access.contains(Access::LOOKUP));
             let bytes: Vec<_> = path.iter().map(|name| name.as_bytes()).collect();
             let itself = model.decide(&path);
             for access in set(BASE).iter() {
                 let errno = match stops.unwrap_or(itself) {
-                    way if way.hidden => Some("ENOENT"),
-                    way if stops.is_some() || !way.access.contains(access) => Some("EPERM"),
+                    decision if decision.hidden => Some("ENOENT"),
+                    decision if stops.is_some() || !decision.access.contains(access) => Some("EPERM"),
                     _ => None,
                 };
                 let decided = model.policy.decide(&bytes, access);
@@ -446,8 +453,8 @@ proptest! {
         to in prop::collection::vec(path(), 1..=2),
     ) {
         let Some(model) = Model::new(rules) else { return Ok(()) };
-        let rule = |ways: &[Path]| {
-            let rules = ways.iter().map(|way| model.rule(way));
+        let rule = |reached_by: &[Path]| {
+            let rules = reached_by.iter().map(|path| model.rule(path));
             rules.reduce(|one, other| model.tested.both(one, other)).unwrap()
         };
         let moves = model.tested.moves(rule(&from), rule(&to));
@@ -457,12 +464,12 @@ proptest! {
     #[test]
     fn no_sequence_of_steps_widens_a_rule(rules in rules(), steps in steps()) {
         let Some(model) = Model::new(rules) else { return Ok(()) };
-        let mut world = World::default();
+        let mut tree = HostTree::default();
         for step in &steps {
-            world.step(&model, step);
-            for (rule, ways) in world.known.values() {
-                let expected = ways.iter().map(|way| model.decide(way)).reduce(Decision::and);
-                prop_assert_eq!(Some(model.tested(*rule)), expected, "{:?} after {:?}", ways, step);
+            tree.step(&model, step);
+            for (rule, paths) in tree.known.values() {
+                let expected = paths.iter().map(|path| model.decide(path)).reduce(Decision::and);
+                prop_assert_eq!(Some(model.tested(*rule)), expected, "{:?} after {:?}", paths, step);
             }
         }
     }

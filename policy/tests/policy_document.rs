@@ -18,16 +18,16 @@ fn row(name: &str) -> Vec<&'static str> {
 fn every_operation_has_a_row_with_meaning_profiles_and_errno() {
     for access in ACCESSES {
         let cells = row(access.name);
-        let within = |profile: Profile| {
+        let cell = |profile: Profile| {
             if profile.granted().contains(access.access) { "yes" } else { "" }
         };
-        assert_eq!(cells[2], within(Profile::Share), "{} in share", access.name);
-        assert_eq!(cells[3], within(Profile::Rootfs), "{} in rootfs", access.name);
+        assert_eq!(cells[2], cell(Profile::Share), "{} in share", access.name);
+        assert_eq!(cells[3], cell(Profile::Rootfs), "{} in rootfs", access.name);
         assert_eq!(cells[4], access.refusal.errno_name(), "{}", access.name);
-        let plain: String = cells[1].replace(['`', '('], "").to_lowercase();
+        let meaning: String = cells[1].replace(['`', '('], "").to_lowercase();
         let first = access.what.split_whitespace().next().unwrap().to_lowercase();
         assert!(
-            plain.starts_with(&first),
+            meaning.starts_with(&first),
             "{}: the page says {:?}, the program {:?}",
             access.name,
             cells[1],
