@@ -180,6 +180,12 @@ impl<F: FileSystem> Session<F> {
         &self.wake
     }
 
+    /// Does a part of the work that waits because the host has no room for a thread; see
+    /// [`FileSystem::run_stuck`].
+    pub fn run_stuck(&self) -> bool {
+        self.filesystem.run_stuck()
+    }
+
     /// Returns whether requests may come to [`Next::Deferred`].
     pub fn may_defer(&self) -> bool {
         self.window.is_some() || self.policy.granted_anywhere().intersects(Access::LOCK.union(Access::FSYNC))

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 /// A client of the [`Spawner`]. Its threads are started when there is work for them.
@@ -51,12 +52,8 @@ impl Spawner {
     /// Makes the control thread call [`OnDemand::start_missing`]. The caller holds no lock that the
     /// function takes.
     pub(crate) fn ask(&self, client: Weak<dyn OnDemand>) {
-        {
-            let mut asked = self.asked.lock();
-            if asked.iter().any(|known| known.ptr_eq(&client)) {
-                return;
-            }
-            asked.push(client);
+        if !Self::add(&mut self.asked.lock(), client) {
+            return;
         }
         match &self.event {
             // Ignore a full counter: the event is readable.
@@ -98,13 +95,32 @@ impl Spawner {
         }
     }
 
-    /// Starts the threads that were asked for. Returns false if a start must be tried again.
+    /// Adds a client. False: it was there.
+    fn add(asked: &mut Vec<Weak<dyn OnDemand>>, client: Weak<dyn OnDemand>) -> bool {
+        let is_new = !asked.iter().any(|known| known.ptr_eq(&client));
+        if is_new {
+            asked.push(client);
+        }
+        is_new
+    }
+
+    /// Starts what was asked for. False: something is to be tried again.
     fn start_asked(&self) -> bool {
-        let mut asked = std::mem::take(&mut *self.asked.lock());
-        // The lock is not held: a started thread may ask for more threads.
-        asked.retain(|client| client.upgrade().is_some_and(|client| !client.start_missing()));
-        let all = asked.is_empty();
-        self.asked.lock().append(&mut asked);
+        let clients = std::mem::take(&mut *self.asked.lock());
+        let mut all = true;
+        for client in clients {
+            // Not under the lock: a thread that was started may ask for more.
+            let starts = client.upgrade().is_none_or(|client| {
+                catch_unwind(AssertUnwindSafe(|| client.start_missing())).unwrap_or_else(|_panic| {
+                    tracing::error!("the start of a thread ended by a panic");
+                    true
+                })
+            });
+            if !starts {
+                all = false;
+                Self::add(&mut self.asked.lock(), client);
+            }
+        }
         all
     }
 }
@@ -155,8 +171,49 @@ mod tests {
     #[test]
     fn client_that_is_gone_is_forgotten() {
         let spawner = Spawner::new().unwrap();
-        asked(&spawner, &Arc::new(Client::default()));
+        asked(&spawner, &Arc::new(Client { failures: AtomicUsize::new(1), ..Client::default() }));
         assert!(spawner.start_asked());
+    }
+
+    /// Asks for itself while it fails.
+    struct Insistent(Arc<Spawner>);
+
+    impl OnDemand for Insistent {
+        fn start_missing(self: Arc<Self>) -> bool {
+            let own: Weak<Self> = Arc::downgrade(&self);
+            self.0.ask(own);
+            false
+        }
+    }
+
+    #[test]
+    fn client_that_asks_while_it_fails_is_kept_once() {
+        let spawner = Arc::new(Spawner::new().unwrap());
+        let client = Arc::new(Insistent(Arc::clone(&spawner)));
+        let weak: Weak<Insistent> = Arc::downgrade(&client);
+        spawner.ask(weak);
+        for _ in 0..3 {
+            assert!(!spawner.start_asked());
+        }
+        assert_eq!(spawner.asked.lock().len(), 1);
+    }
+
+    struct Panics;
+
+    impl OnDemand for Panics {
+        fn start_missing(self: Arc<Self>) -> bool {
+            panic!("on purpose")
+        }
+    }
+
+    #[test]
+    fn panic_of_a_client_leaves_the_others() {
+        let (spawner, bad, good) = (Spawner::new().unwrap(), Arc::new(Panics), Arc::new(Client::default()));
+        let weak: Weak<Panics> = Arc::downgrade(&bad);
+        spawner.ask(weak);
+        asked(&spawner, &good);
+        assert!(spawner.start_asked());
+        assert_eq!(good.calls.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -25,13 +25,17 @@ pub(crate) trait TaskRunner: Send + Sync + 'static {
     fn run_due(&self) -> Option<Instant> {
         None
     }
+
+    /// Called when the host has no room for the thread, to make another thread call
+    /// [`TaskThread::run_stuck`]. Called again after each later try.
+    fn thread_refused(&self) {}
 }
 
 /// Carries out tasks in order, on a thread that is started for the first one. The thread ends when
 /// there was no task for [`THREAD_IDLE`].
 ///
-/// If the host has no room for the thread, the control thread carries out the tasks. It starts no
-/// other thread meanwhile.
+/// If the host has no room for the thread, the start is tried again. Meanwhile the tasks wait,
+/// unless another thread calls [`TaskThread::run_stuck`].
 pub(crate) struct TaskThread<R: TaskRunner>(Arc<TaskThreadShared<R>>);
 
 struct TaskThreadShared<R: TaskRunner> {
@@ -48,7 +52,9 @@ struct TaskState<T> {
     /// Time at which to call [`TaskRunner::run_due`].
     due: Option<Instant>,
     has_thread: bool,
-    /// The [`TaskThread`] was dropped. The thread ends after the remaining tasks.
+    /// The host had no room for the thread when it was started last.
+    is_host_full: bool,
+    /// The handle is gone: the thread ends after the tasks that are left.
     is_over: bool,
 }
 
@@ -86,7 +92,13 @@ impl<R: TaskRunner> fmt::Debug for TaskThread<R> {
 impl<R: TaskRunner> TaskThread<R> {
     /// Makes a thread that is started with its first task.
     pub(crate) fn new(name: &'static str, setup: ThreadSetup, runner: R) -> Self {
-        let state = TaskState { tasks: VecDeque::new(), due: None, has_thread: false, is_over: false };
+        let state = TaskState {
+            tasks: VecDeque::new(),
+            due: None,
+            has_thread: false,
+            is_host_full: false,
+            is_over: false,
+        };
         let (state, changed, log) = (Mutex::new(state), Condvar::new(), Source::new());
         Self(Arc::new(TaskThreadShared { name, setup, runner, state, changed, log }))
     }
@@ -114,6 +126,15 @@ impl<R: TaskRunner> TaskThread<R> {
         let has_thread = state.has_thread;
         drop(state);
         self.wake(has_thread);
+    }
+
+    /// Carries out one task if the host has no room for the thread. Returns whether there was one.
+    pub(crate) fn run_stuck(&self) -> bool {
+        let task = {
+            let mut state = self.0.state.lock();
+            if state.is_host_full && !state.has_thread { state.take() } else { None }
+        };
+        task.map(|task| self.0.run(task)).is_some()
     }
 
     fn wake(&self, has_thread: bool) {
@@ -189,18 +210,20 @@ impl<R: TaskRunner> OnDemand for TaskThreadShared<R> {
             state.has_thread = true;
         }
         let own = Arc::clone(&self);
-        let Err(error) = self.setup.spawn(self.name, Threads::OFFLOAD, move || own.serve()) else {
+        let started = self.setup.spawn(self.name, Threads::OFFLOAD, move || own.serve());
+        let Err(error) = started else {
+            self.state.lock().is_host_full = false;
             return true;
         };
+        {
+            let mut state = self.state.lock();
+            (state.has_thread, state.is_host_full) = (false, true);
+        }
         if let Some(suppressed) = self.log.pass() {
             tracing::error!(%error, suppressed, "cannot start the thread {}", self.name);
         }
-        while let Some(work) = { self.state.lock().take() } {
-            self.run(work);
-        }
-        let mut state = self.state.lock();
-        state.has_thread = false;
-        !state.has_work()
+        self.runner.thread_refused();
+        false
     }
 }
 
@@ -280,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn without_room_for_a_thread_the_control_thread_runs_tasks() {
+    fn without_room_for_a_thread_another_thread_runs_tasks() {
         let notes = Notes::default();
         let ran = Arc::clone(&notes.ran);
         let proc_fds = rustix::fs::open(c"/proc/self/fd", OFlags::PATH, Mode::empty()).unwrap();
@@ -290,9 +313,11 @@ mod tests {
             thread.submit(task, 2).unwrap();
         }
         assert_eq!(thread.submit(3, 2), Err(3));
-        let end = tempfile::tempfile().unwrap();
-        // A file is always readable, so this ends after the tasks.
-        setup.spawner().serve_until(std::os::fd::AsFd::as_fd(&end)).unwrap();
+        assert!(!thread.run_stuck(), "a thread may still start");
+        let start = || Arc::clone(&thread.0).start_missing();
+        assert!(!start());
+        assert!(thread.run_stuck() && thread.run_stuck() && !thread.run_stuck());
+        assert!(start(), "nothing is left to do");
         let own = std::thread::current().id();
         assert_eq!(*ran.lock(), [(Some(1), own), (Some(2), own)]);
     }

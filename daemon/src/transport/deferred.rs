@@ -79,8 +79,10 @@ impl<R: DeferredRequest> DeferredRequests<R> {
         Self(Arc::new(DeferredShared { wake: Arc::clone(session.wake_event()), list }))
     }
 
-    /// Starts the thread that answers the requests. It ends at [`Self::end`], or when this value is
-    /// dropped. It calls `also` each time [`Session::wake_event`] was notified.
+    /// Starts the thread that answers them. It ends at [`Self::end`], or when this is dropped. It
+    /// also does work for which the host has no room for a thread: that of the file system
+    /// ([`FileSystem::run_stuck`]), and that of `serve_stuck`, which serves one request and returns
+    /// whether there was one.
     ///
     /// # Errors
     /// The host has no room for a thread, or the thread cannot be prepared.
@@ -88,10 +90,10 @@ impl<R: DeferredRequest> DeferredRequests<R> {
         &self,
         session: &Arc<Session<F>>,
         threads: &ThreadSetup,
-        also: impl Fn(&mut Scratch) + Send + 'static,
+        serve_stuck: impl Fn(&mut Scratch) -> bool + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
         let (own, session) = (Arc::clone(&self.0), Arc::clone(session));
-        threads.spawn("answers", Threads::OFFLOAD, move || own.answer_all(&session, also))
+        threads.spawn("answers", Threads::OFFLOAD, move || own.answer_all(&session, serve_stuck))
     }
 
     /// Adds a request.
@@ -135,15 +137,17 @@ impl<R> DeferredShared<R> {
 }
 
 impl<R: DeferredRequest> DeferredShared<R> {
-    fn answer_all<F: FileSystem>(&self, session: &Session<F>, also: impl Fn(&mut Scratch)) {
+    fn answer_all<F: FileSystem>(&self, session: &Session<F>, serve_stuck: impl Fn(&mut Scratch) -> bool) {
         let mut scratch = Scratch::default();
         // Locks are not tried before this time.
         let mut rested = clock::now();
         loop {
             let seen = self.wake.count();
+            // One piece of each kind, so that deferred requests wait for no more than that.
+            let of_file_system = session.run_stuck();
+            let was_stuck = serve_stuck(&mut scratch) || of_file_system;
             let began = clock::now();
             let tries_locks = began >= rested;
-            also(&mut scratch);
             let mut waiting = self.take_all();
             let mut untried = Vec::new();
             // The lock is not held: a look may call the host, and a queue thread may add a request
@@ -173,7 +177,9 @@ impl<R: DeferredRequest> DeferredShared<R> {
                     return;
                 }
             }
-            self.wake.wait(seen, again);
+            if !was_stuck {
+                self.wake.wait(seen, again);
+            }
         }
     }
 

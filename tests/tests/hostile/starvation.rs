@@ -4,11 +4,14 @@
 //! enough. Needs root, to start the daemon as another user.
 
 use pinhole_tests::daemon::{pinhole_program, serving_id};
-use pinhole_tests::frontend::frame::opcode::{CREATE, FSYNC, GETATTR};
+use pinhole_tests::frontend::client::Client;
+use pinhole_tests::frontend::frame::opcode::{CREATE, FSYNC, GETATTR, SYNCFS};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
-use pinhole_tests::frontend::{Frontend, FrontendError, LIMIT, OUT_HEADER_LEN, eventually};
-use pinhole_tests::linux::{ENTRY_LEN, ROOT};
+use pinhole_tests::frontend::locks::{Lock, WRITE};
+use pinhole_tests::frontend::{Frontend, FrontendError, LIMIT, OUT_HEADER_LEN, Setup, eventually};
+use pinhole_tests::linux::{ENTRY_LEN, O_RDWR, ROOT};
 use pinhole_tests::program::Program;
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -211,5 +214,50 @@ fn a_front_end_waits_until_there_is_room_for_threads() {
         starved.relieve();
         drop(guest.join().unwrap());
     });
+    starved.ends_at_the_first_signal();
+}
+
+/// Threads of a daemon with an idle guest that has three queues: main, control, vhost-user, answers
+/// and one for each queue.
+const RESIDENT: u64 = 7;
+
+/// While the host refuses every further thread, the thread `answers` serves all of them.
+#[test]
+fn requests_that_block_are_answered_without_room_for_threads() {
+    let mut starved = Starved::start(RESIDENT, &[]);
+    assert!(starved.is_ready(), "{}", starved.program.stderr());
+    let file = starved.folder.path().join("share/file");
+    fs::write(&file, "data").unwrap();
+    chown(&file, Some(starved.user), Some(starved.user)).unwrap();
+    let held = fs::File::open(&file).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    let (mut guest, _) = Client::connect(&starved.socket(), Setup::default()).unwrap();
+    for name in ["control", "answers", "vhost-user", "hiprio", "request-1", "request-2"] {
+        eventually("the threads of the daemon exist", || starved.has_thread(name));
+    }
+    let file = guest.open("file", O_RDWR).unwrap();
+    let lock = guest.set_and_wait(file, Lock::flock(WRITE, 1)).unwrap();
+    let fsync = Frame::new(FSYNC, file.0).u64(file.1).u32(0).u32(0);
+    let mut asked = Vec::new();
+    for _ in 0..8 {
+        asked.push(guest.submit(fsync.clone(), 0).unwrap());
+        asked.push(guest.submit(Frame::new(SYNCFS, ROOT).u64(0), 0).unwrap());
+    }
+    drop(held);
+    asked.push(lock);
+    for asked in asked {
+        assert_eq!(guest.outcome(asked).unwrap(), 0);
+    }
+    assert!(!starved.has_thread("pool") && !starved.has_thread("syncs"), "the host has room for threads");
+    let refused = starved.program.stderr();
+    assert!(refused.contains("cannot start a thread of the pool"), "{refused}");
+    assert!(refused.contains("cannot start the thread syncs"), "{refused}");
+    starved.relieve();
+    let fsync_starts_a_thread = || {
+        let asked = guest.submit(fsync.clone(), 0).unwrap();
+        assert_eq!(guest.outcome(asked).unwrap(), 0);
+        starved.has_thread("pool")
+    };
+    eventually("a thread of the pool is started", fsync_starts_a_thread);
     starved.ends_at_the_first_signal();
 }

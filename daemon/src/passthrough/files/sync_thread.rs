@@ -85,6 +85,10 @@ impl<W: Send + 'static> TaskRunner for Syncer<W> {
         }
         drop(fail_on_panic);
     }
+
+    fn thread_refused(&self) {
+        self.wake.notify();
+    }
 }
 
 impl<W> PendingTurns<W> {
@@ -185,6 +189,11 @@ impl<W: Send> SyncThread<W> {
         // There is always room.
         self.thread.submit((), usize::MAX).unwrap_or_default();
         turn
+    }
+
+    /// Carries out one turn if the host has no room for the thread. Returns whether there was one.
+    pub(in crate::passthrough) fn run_stuck(&self) -> bool {
+        self.thread.run_stuck()
     }
 
     /// Forgets the errors that a guest which is gone has not got.

@@ -219,6 +219,10 @@ impl FileSystem for Passthrough {
         Ok(Durable::With(self.sync_thread.sync_share()))
     }
 
+    fn run_stuck(&self) -> bool {
+        self.sync_thread.run_stuck()
+    }
+
     fn open_to_map(&self, call: Allowed<'_, protocol::SetupMapping>, writable: bool) -> Answer<MapFile> {
         self.on_node(call, |node, _| self.open_to_map(node, writable))
     }

@@ -85,7 +85,7 @@ impl<F: FileSystem + 'static> Service<F> {
         }
         let deferred = if self.session.may_defer() {
             let deferred = DeviceDeferredRequests::new(&self.session);
-            let answers = deferred.start_thread(&self.session, &self.threads, |_scratch| ());
+            let answers = deferred.start_thread(&self.session, &self.threads, |_scratch| false);
             drop(answers.map_err(|source| FuseError::Thread { source })?);
             Some(Arc::new(deferred))
         } else {

@@ -98,6 +98,8 @@ struct PoolState {
     /// Bytes of the daemon's memory that the backlog takes.
     bytes: usize,
     threads: usize,
+    /// The threads that were started, and have not ended or did so lately.
+    handles: Vec<JoinHandle<()>>,
     /// Requests being served.
     busy: usize,
     /// The host had no room for a thread when one was started last.
@@ -164,7 +166,13 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         let mut state = self.state.lock();
         state.is_over = true;
         self.work.notify_all();
-        drop(self.room.wait_while(state, None, |state| state.threads > 0));
+        let mut state = self.room.wait_while(state, None, |state| state.threads > 0);
+        let threads = std::mem::take(&mut state.handles);
+        drop(state);
+        // Their panics are caught. The next connection may need the room that they take.
+        for thread in threads {
+            drop(thread.join());
+        }
         if self.answers.lock().take().is_some_and(|answers| answers.join().is_err()) {
             tracing::error!("the thread that answers deferred requests ended by a panic");
         }
@@ -319,23 +327,26 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         next
     }
 
-    /// Serves the backlog while the host has no room for a thread of the pool.
-    fn serve_stuck(self: &Arc<Self>, scratch: &mut Scratch) {
-        loop {
-            let mut state = self.state.lock();
-            let next = if state.is_stuck() { state.take() } else { None };
-            drop(state);
-            let Some(offloaded) = next else { return };
-            self.room.notify_all();
-            self.serve(offloaded, scratch);
-        }
+    /// Serves one request while the host has no room for a thread of the pool. Returns whether there
+    /// was one.
+    fn serve_stuck(self: &Arc<Self>, scratch: &mut Scratch) -> bool {
+        let mut state = self.state.lock();
+        let next = if state.is_stuck() { state.take() } else { None };
+        drop(state);
+        let Some(offloaded) = next else { return false };
+        self.room.notify_all();
+        self.serve(offloaded, scratch);
+        true
     }
 
-    /// Notes that a thread has ended or did not start.
-    fn lose_thread(&self) {
+    /// Notes that a thread has ended by a panic while it served a request.
+    fn lose_thread(self: &Arc<Self>) {
+        tracing::error!("a thread of the pool ended by a panic outside a request");
+        self.served();
         let mut state = self.state.lock();
         state.threads = state.threads.saturating_sub(1);
         self.room.notify_all();
+        self.call_threads(state);
     }
 
     /// Notes that a request was served.
@@ -434,6 +445,7 @@ impl<F: FileSystem + 'static> OnDemand for OffloadService<F> {
         loop {
             let mut state = self.state.lock();
             if state.is_over || !self.is_short_handed(&state) {
+                state.is_host_full = false;
                 return true;
             }
             state.threads += 1;
@@ -441,18 +453,27 @@ impl<F: FileSystem + 'static> OnDemand for OffloadService<F> {
             let own = Arc::clone(&self);
             let started = self.setup.spawn("pool", Threads::OFFLOAD, move || {
                 if catch_unwind(AssertUnwindSafe(|| own.work())).is_err() {
-                    tracing::error!("a thread of the pool ended by a panic outside a request");
                     own.lose_thread();
                 }
             });
-            self.state.lock().is_host_full = started.is_err();
-            if let Err(error) = started {
-                if let Some(suppressed) = self.log.pass() {
-                    tracing::error!(%error, suppressed, "cannot start a thread of the pool");
+            let mut state = self.state.lock();
+            match started {
+                Ok(thread) => {
+                    state.is_host_full = false;
+                    state.handles.retain(|thread| !thread.is_finished());
+                    state.handles.push(thread);
                 }
-                self.lose_thread();
-                self.session.wake_event().notify();
-                return false;
+                Err(error) => {
+                    state.is_host_full = true;
+                    state.threads = state.threads.saturating_sub(1);
+                    drop(state);
+                    self.room.notify_all();
+                    if let Some(suppressed) = self.log.pass() {
+                        tracing::error!(%error, suppressed, "cannot start a thread of the pool");
+                    }
+                    self.session.wake_event().notify();
+                    return false;
+                }
             }
         }
     }

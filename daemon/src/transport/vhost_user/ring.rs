@@ -297,6 +297,7 @@ impl Ring {
             && !self.start_thread(&mut state)
             && let Some((job, _)) = self.server.get()
         {
+            self.report_error();
             job.not_started(self);
         }
         result
@@ -386,7 +387,6 @@ impl Ring {
                         "cannot start the thread of a queue; trying again until the host has room for one"
                     );
                 });
-                self.report_error();
                 false
             }
         }
@@ -441,7 +441,8 @@ impl Ring {
 }
 
 impl OnDemand for Ring {
-    /// Starts the thread that the host had no room for before, if the ring still needs it.
+    /// Starts the thread that the host had no room for before, if the ring still needs it. Does not
+    /// write to events of the front-end, which could block the control thread.
     fn start_missing(self: Arc<Self>) -> bool {
         // Another thread is changing the ring, so this is tried again later.
         let Some(mut state) = self.state.try_lock() else { return false };

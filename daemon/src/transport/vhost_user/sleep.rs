@@ -4,7 +4,7 @@
 use super::split_ring::RingError;
 use crate::sync::clock;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -57,13 +57,15 @@ pub(super) struct Sleep {
 impl Sleep {
     /// Makes a sleep that kicks on `kick` and `stop` end.
     pub(super) fn new(kick: &File, stop: Arc<StopSignal>) -> io::Result<Self> {
-        // Edge-triggered: each kick wakes once, although the thread does not read the event's
-        // number. The number is read only here: the counter may be full, and a kick that does not
-        // fit is lost.
-        let mut count = [0; 8];
-        match rustix::io::read(kick, &mut count) {
-            Ok(_) | Err(Errno::AGAIN) => {}
-            Err(error) => return Err(error.into()),
+        // Edge-triggered: each kick wakes once, although the event's number is never read. Only the
+        // count until now is taken away: it may be full, and a kick that does not fit is lost.
+        // Read only if that does not block: the front-end may undo that the event is non-blocking.
+        let mut polled = [PollFd::new(kick, PollFlags::IN)];
+        if rustix::event::poll(&mut polled, Some(&Timespec::default()))? > 0 {
+            match rustix::io::read(kick, &mut [0; 8]) {
+                Ok(_) | Err(Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, kick, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
