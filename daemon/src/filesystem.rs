@@ -340,8 +340,8 @@ pub trait FileSystem: Places + Send + Sync {
     fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64>;
     /// Never waits.
     fn sync_fs(&self, call: Allowed<'_, protocol::SyncFs>) -> Answer<Durable>;
-    /// Does a part of the work that waits because the host has no room for a thread. Returns whether
-    /// there was any.
+    /// Does a part of the work that waits because the host has no room for a thread. Returns
+    /// whether there was any.
     fn run_stuck(&self) -> bool {
         false
     }

@@ -217,9 +217,9 @@ fn a_front_end_waits_until_there_is_room_for_threads() {
     starved.ends_at_the_first_signal();
 }
 
-/// Threads of a daemon with an idle guest that has three queues: main, control, vhost-user, answers
-/// and one for each queue.
-const RESIDENT: u64 = 7;
+/// Threads of a daemon with an idle guest that has three queues: supervisor, main, control,
+/// vhost-user, answers, and one for each queue.
+const RESIDENT: u64 = 8;
 
 /// While the host refuses every further thread, the thread `answers` serves all of them.
 #[test]
@@ -236,7 +236,7 @@ fn requests_that_block_are_answered_without_room_for_threads() {
         eventually("the threads of the daemon exist", || starved.has_thread(name));
     }
     let file = guest.open("file", O_RDWR).unwrap();
-    let lock = guest.set_and_wait(file, Lock::flock(WRITE, 1)).unwrap();
+    let lock = guest.submit_setlkw(file, Lock::flock(WRITE, 1)).unwrap();
     let fsync = Frame::new(FSYNC, file.0).u64(file.1).u32(0).u32(0);
     let mut asked = Vec::new();
     for _ in 0..8 {
