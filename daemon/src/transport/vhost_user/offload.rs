@@ -327,8 +327,8 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         next
     }
 
-    /// Serves one request while the host has no room for a thread of the pool. Returns whether there
-    /// was one.
+    /// Serves one request while the host has no room for a thread of the pool. Returns whether
+    /// there was one.
     fn serve_stuck(self: &Arc<Self>, scratch: &mut Scratch) -> bool {
         let mut state = self.state.lock();
         let next = if state.is_stuck() { state.take() } else { None };
