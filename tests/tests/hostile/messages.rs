@@ -161,8 +161,8 @@ fn limited(message: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Checks that the daemon serves. If the message was a DESTROY or an INIT of another version, it
-/// serves after the next INIT.
+/// Checks that the daemon serves the guest, if necessary after another INIT: the last message may
+/// have been a DESTROY or an INIT of another version.
 #[track_caller]
 fn still_serves(bench: &mut Bench) {
     if bench.is_alive().is_err() {

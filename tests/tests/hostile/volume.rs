@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 /// Largest READ or WRITE that INIT allows, in bytes.
 const TRANSFER_MAX: u32 = 1 << 20;
 
-/// Returns a chain of 80 bytes of arguments and one piece of memory that is repeated `times` times.
-/// The last descriptor refers to one more.
+/// Returns a chain of 80 bytes of arguments, and `times` descriptors of the same memory. The last
+/// one has the flag NEXT, so the caller must append one more descriptor.
 fn folded(here: u64, (piece, flags): (u64, u16), times: u16) -> Vec<Descriptor> {
     let pieces = (0..times).map(|n| at(piece, TRANSFER_MAX, flags | Descriptor::NEXT, n + 2));
     std::iter::once(at(here, 80, Descriptor::NEXT, 1)).chain(pieces).collect()
 }
 
+/// Returns a descriptor.
 const fn at(address: u64, len: u32, flags: u16, next: u16) -> Descriptor {
     Descriptor { address, len, flags, next }
 }

@@ -26,7 +26,7 @@ fn flush_ends_only_its_owners_posix_locks_on_the_file() {
     ] {
         assert_eq!(guest.set(file, lock).unwrap(), 0, "{lock:?}");
     }
-    // Closing any handle of the file ends them, as POSIX demands.
+    // POSIX: a close of any file handle ends all locks of its owner on the file.
     assert_eq!(guest.flush(second, 1).unwrap(), 0);
     let flock = HostLock { family: "FLOCK".to_owned(), start: 0, end: TO_THE_END, write: true };
     assert_eq!(scene.on_host(), [flock.clone(), posix(false, 40, 49)]);
@@ -56,7 +56,7 @@ fn release_ends_only_locks_of_its_handle() {
 }
 
 /// A guest's kernel does not forget a node that its programs have open, so only a hostile guest
-/// does this.
+/// sends this FORGET.
 #[test]
 fn locks_of_a_forgotten_node_stay_until_the_release() {
     let mut scene = Scene::new(2);
@@ -88,8 +88,8 @@ fn release_without_unlock_flag_ends_the_flock() {
     assert_eq!(scene.on_host(), NOTHING);
 }
 
-/// Checks that the end of a guest ends its locks. `end` ends the guest. If `waits` is set, the
-/// locks end a little later.
+/// Checks that `end` ends all locks of the first guest and none of the other. If `waits` is set,
+/// the locks may end a little later.
 fn ends_all(end: impl Fn(&mut Scene), waits: bool) {
     let mut scene = Scene::new(2);
     let (file, elsewhere) = (scene.open(0, O_RDWR), scene.open(1, O_RDWR));

@@ -65,7 +65,8 @@ fn flock_excludes_other_handles_other_guests_and_host_processes() {
     assert_eq!(scene.guest(0).set(first, one.to(READ)).unwrap(), EAGAIN);
     assert_eq!(scene.guest(1).set(third, one.to(READ)).unwrap(), EAGAIN);
     assert_eq!(flock(&here, FlockOperation::NonBlockingLockShared), Err(Errno::AGAIN));
-    // A downgrade to a shared lock, and no upgrade while others share it.
+    // A downgrade to a shared lock succeeds. An upgrade is refused while other owners share the
+    // lock.
     assert_eq!(scene.guest(0).set(second, other.to(READ)).unwrap(), 0);
     assert_eq!(scene.guest(0).set(first, one.to(READ)).unwrap(), 0);
     assert_eq!(scene.guest(1).set(third, one.to(READ)).unwrap(), 0);
@@ -82,7 +83,7 @@ fn flock_excludes_other_handles_other_guests_and_host_processes() {
 fn unlock_without_a_lock_makes_no_forbidden_call() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
-    // This policy grants no operation for which the daemon would read the name of a locked file.
+    // This policy grants no operation that needs the host call for the name of a locked file.
     fs::write(&policy, "profile = \"rootfs\"\ndeny = [\"readlink\"]\n").unwrap();
     let policy = policy.to_str().unwrap();
     for arguments in
@@ -113,7 +114,8 @@ fn read_only_guests_lock_a_mapped_file_together() {
     assert_eq!(fcntl_lock(&host, FlockOperation::NonBlockingLockExclusive), Err(Errno::AGAIN));
 }
 
-/// SQLite's index of a write-ahead log: programs map it, and two guests do not share its pages.
+/// Programs map the index of SQLite's write-ahead log and the lock file of LMDB, and two guests do
+/// not share the mapped pages. So only one guest at a time may lock such a file.
 #[test]
 fn mapped_file_is_locked_by_one_guest_at_a_time() {
     let mut scene = Scene::new(2);
@@ -128,7 +130,7 @@ fn mapped_file_is_locked_by_one_guest_at_a_time() {
         assert_eq!(there.set(yours, read(1, 120, 120)).unwrap(), EAGAIN, "{name}");
         let found = ConflictingLock { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
         assert_eq!(there.get(yours, write(1, 128, 128)).unwrap(), Some(found), "{name}");
-        // Within one guest it is an ordinary file.
+        // Within one guest, locks of single bytes work as for any file.
         assert_eq!(here.set(mine, read(2, 128, 128)).unwrap(), 0);
         assert_eq!(here.set(mine, write(2, 120, 121)).unwrap(), 0);
         assert_eq!(here.set(mine, write(1, 121, 121)).unwrap(), EAGAIN);
@@ -165,17 +167,17 @@ fn getlk_returns_the_conflicting_lock_and_its_owner() {
     assert_eq!(scene.guest(0).set(files[0], read(1, 10, 19)).unwrap(), 0);
     let found = ConflictingLock { start: 10, end: 19, kind: READ, pid: pid_of(1) };
     assert_eq!(scene.guest(0).get(files[0], asked).unwrap(), Some(found));
-    // No conflict with its own owner, a reader, or other bytes.
+    // There is no conflict with a lock of the same owner, between readers, or on other bytes.
     for free in [write(1, 0, TO_THE_END), read(2, 0, TO_THE_END), write(2, 0, 9), write(2, 20, TO_THE_END)] {
         assert_eq!(scene.guest(0).get(files[0], free).unwrap(), None, "{free:?}");
     }
-    // A process of another guest has no number here.
+    // The reply names no process of another guest.
     assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(ConflictingLock { pid: 0, ..found }));
     assert_eq!(scene.guest(0).set(files[0], read(1, 0, TO_THE_END).to(UNLOCK)).unwrap(), 0);
     let here = scene.file();
     fcntl_lock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
-    // A process of the host has none either: its number could be that of another process in the
-    // guest.
+    // The reply names no process of the host either: the guest may have another process with that
+    // number.
     let whole = ConflictingLock { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
     assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(whole));
     drop(here);
@@ -193,11 +195,12 @@ fn ranges_merge_split_and_change_kind_through_any_handle() {
         assert_eq!(scene.on_host(), expected, "after {lock:?}");
     };
     set(reads, read(1, 0, 9), &[(false, 0, 9)]);
-    // Beside it, over it, and for writing, which the first handle does not allow.
+    // A range beside the first, one over a part of it, and one over all. The first file handle
+    // would not allow locks for writing.
     set(both, read(1, 10, 19), &[(false, 0, 19)]);
     set(both, write(1, 5, 14), &[(false, 0, 4), (true, 5, 14), (false, 15, 19)]);
     set(both, write(1, 0, 19), &[(true, 0, 19)]);
-    // A downgrade through the handle that only reads.
+    // A downgrade through the read-only file handle.
     set(reads, read(1, 8, 11), &[(true, 0, 7), (false, 8, 11), (true, 12, 19)]);
     set(reads, write(1, 4, 15).to(UNLOCK), &[(true, 0, 3), (true, 16, 19)]);
     set(both, write(1, 16, TO_THE_END), &[(true, 0, 3), (true, 16, TO_THE_END)]);

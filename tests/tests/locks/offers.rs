@@ -8,6 +8,7 @@ use pinhole_tests::frontend::locks::{Lock, READ, TO_THE_END, WRITE};
 use pinhole_tests::linux::{ENOLCK, EPERM, O_RDONLY, O_RDWR};
 use std::fs;
 
+/// Flags of INIT that offer locks.
 const LOCKS: InitFlags = InitFlags::POSIX_LOCKS.union(InitFlags::FLOCK_LOCKS);
 
 #[test]

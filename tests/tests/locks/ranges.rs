@@ -14,25 +14,31 @@ use pinhole_tests::linux::{EAGAIN, ENOLCK};
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Set-up with one request queue.
 const SETUP: Setup = Setup { queues: 2, queue_size: 128, features: INDIRECT | EVENT_IDX };
-/// Number of bytes that can be locked separately. One more cell stands for all later bytes.
+/// Number of bytes that can be locked separately.
 const BYTES: u64 = 24;
+/// Number of cells of the model: one for each byte, and one for all later bytes.
 const CELLS: usize = 25;
+/// Numbers of the two owners.
 const OWNERS: [u64; 2] = [1, 2];
 
 /// Kind of lock of one owner on each byte.
 type Held = [Option<u32>; CELLS];
 
+/// Locks of both owners, as the daemon must keep them.
 #[derive(Default)]
 struct Model {
     held: [Held; 2],
 }
 
+/// Returns the cells of a lock's range.
 fn cells(lock: Lock) -> std::ops::RangeInclusive<usize> {
     let cell = |at: u64| usize::try_from(at.min(BYTES)).unwrap();
     cell(lock.start)..=cell(lock.end)
 }
 
+/// Returns whether two kinds of locks exclude each other.
 const fn excludes(one: u32, other: u32) -> bool {
     one == WRITE || other == WRITE
 }
@@ -48,6 +54,7 @@ fn run(held: &Held, at: usize) -> (u64, u64, u32) {
 }
 
 impl Model {
+    /// Returns the index of the lock's owner.
     fn index(lock: Lock) -> usize {
         usize::try_from(lock.owner).unwrap() - 1
     }
@@ -64,6 +71,7 @@ impl Model {
         found
     }
 
+    /// Carries out a lock request and returns its errno; 0 is success.
     fn set(&mut self, lock: Lock) -> i32 {
         let own = Self::index(lock);
         if lock.kind != UNLOCK && !self.in_the_way(lock, |owner| owner != own).is_empty() {
@@ -75,6 +83,7 @@ impl Model {
         0
     }
 
+    /// Returns the list of locks that the host must have.
     fn on_host(&self) -> Vec<HostLock> {
         let mut all = Vec::new();
         for held in &self.held {
@@ -98,6 +107,7 @@ impl Model {
 struct Random(u64);
 
 impl Random {
+    /// Returns a number below `limit`.
     fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -105,6 +115,7 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
     }
 
+    /// Returns a random lock or unlock of a random owner.
     fn lock(&mut self) -> Lock {
         let start = self.below(BYTES + 1);
         // The last cell of the model stands for all later bytes, so a range may end in it only at
@@ -124,13 +135,15 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Connects a guest that opens the file twice.
 fn visit(daemon: &Serving) -> (Client, [Opened; 2]) {
     let mut guest = Client::connect(daemon.socket(), SETUP).unwrap().0;
     let files = [guest.open("file", 2).unwrap(), guest.open("file", 2).unwrap()];
     (guest, files)
 }
 
-/// Plays the locks of one seed.
+/// Sends the random requests of one seed to `daemon`, and compares each result with the model.
+/// `witness` serves another guest.
 fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share: &SharedFolder) {
     let (mut guest, files) = visit(daemon);
     let (mut other, elsewhere) = visit(witness);
@@ -146,7 +159,7 @@ fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share:
         let own = Model::index(asked);
         let (said, known) = (guest.get(file, asked).unwrap(), model.in_the_way(asked, |owner| owner != own));
         assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
-        // For another guest both owners are foreign.
+        // The other guest conflicts with the locks of both owners.
         let (said, known) = (other.get(elsewhere[0], asked).unwrap(), model.in_the_way(asked, |_| true));
         let known: Vec<_> = known.into_iter().map(|found| ConflictingLock { pid: 0, ..found }).collect();
         assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
@@ -228,7 +241,7 @@ fn locks_past_the_limit_are_enolck_until_unlock() {
     assert_eq!(guest.set(files[3], write(4)).unwrap(), ENOLCK);
     let waits = guest.submit_setlkw(files[3], write(4)).unwrap();
     assert_eq!(guest.outcome(waits).unwrap(), ENOLCK);
-    // Queries and unlocks do not count.
+    // GETLK and unlocks succeed at the limit.
     assert_eq!(guest.get(files[3], write(4)).unwrap(), None);
     assert_eq!(guest.set(files[0], write(1).to(UNLOCK)).unwrap(), 0);
     assert_eq!(guest.set(files[3], write(4)).unwrap(), 0);

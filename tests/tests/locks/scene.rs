@@ -18,10 +18,12 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
+    /// Starts this number of guests and their daemons.
     pub(crate) fn new(guests: usize) -> Self {
         Self::with(guests, &[])
     }
 
+    /// As [`Scene::new`], with arguments of each daemon.
     pub(crate) fn with(guests: usize, arguments: &[&str]) -> Self {
         let mut scene = Self { guests: Vec::new(), daemons: Vec::new(), share: SharedFolder::new().unwrap() };
         fs::write(scene.share.host("file"), [7; 4096]).unwrap();
@@ -33,10 +35,12 @@ impl Scene {
         scene
     }
 
+    /// Returns the guest at `index`.
     pub(crate) fn guest(&mut self, index: usize) -> &mut Client {
         &mut self.guests[index]
     }
 
+    /// Opens the file in the guest at `index`.
     pub(crate) fn open(&mut self, index: usize, flags: u32) -> Opened {
         self.guests[index].open("file", flags).unwrap()
     }
@@ -52,15 +56,18 @@ impl Scene {
     }
 }
 
+/// Returns a POSIX lock for writing.
 pub(crate) fn write(owner: u64, start: u64, end: u64) -> Lock {
     Lock::posix(WRITE, owner, start, end)
 }
 
+/// Returns a POSIX lock for reading.
 pub(crate) fn read(owner: u64, start: u64, end: u64) -> Lock {
     Lock::posix(READ, owner, start, end)
 }
 
-/// Returns a lock of the family that excludes other daemons and host processes.
+/// Returns the host's lock for a POSIX lock of a guest. Open file description locks exclude other
+/// daemons and host processes.
 pub(crate) fn posix(write: bool, start: u64, end: u64) -> HostLock {
     HostLock { family: "OFDLCK".to_owned(), start, end, write }
 }

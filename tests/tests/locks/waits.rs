@@ -42,6 +42,7 @@ struct WaitScene {
 }
 
 impl WaitScene {
+    /// Starts this number of guests, and their daemons without pool threads.
     fn new(guests: usize) -> Self {
         let share = SharedFolder::new().unwrap();
         let mut scene = Self { guests: Vec::new(), files: Vec::new(), daemons: Vec::new(), share };
@@ -61,6 +62,7 @@ impl WaitScene {
         self.guests.push(guest);
     }
 
+    /// Sends SETLK in the guest at `index` and returns its errno; 0 is success.
     fn set(&mut self, index: usize, lock: Lock) -> i32 {
         self.guests[index].set(self.files[index], lock).unwrap()
     }
@@ -76,23 +78,28 @@ impl WaitScene {
         asked
     }
 
+    /// Waits for the reply to a request of the guest at `index` and returns its errno.
     fn outcome(&mut self, index: usize, asked: Asked) -> i32 {
         self.guests[index].outcome(asked).unwrap()
     }
 
+    /// Returns the locks of the file on the host.
     fn on_host(&self) -> Vec<HostLock> {
         host_locks(&self.share.host("file")).unwrap()
     }
 
+    /// Opens the file as a host process, which this test is.
     fn file(&self) -> File {
         File::options().read(true).write(true).open(self.share.host("file")).unwrap()
     }
 }
 
+/// Returns a POSIX lock for writing.
 fn write(owner: u64, start: u64, end: u64) -> Lock {
     Lock::posix(WRITE, owner, start, end)
 }
 
+/// Returns the unlock of all POSIX locks of an owner.
 fn unlock(owner: u64) -> Lock {
     Lock::posix(UNLOCK, owner, 0, TO_THE_END)
 }
@@ -172,8 +179,8 @@ fn unlock_wakes_waiters_of_both_daemons() {
     assert_eq!(scene.on_host(), NOTHING);
 }
 
-/// How soon after the unlock the daemon retries depends on the host. How often it retries does not:
-/// it sleeps between two attempts.
+/// Counts the attempts of the daemon by the times that it sleeps between them. The time from the
+/// unlock to the next attempt would depend on the load of the host.
 #[test]
 fn lock_held_by_another_daemon_is_retried() {
     let mut scene = WaitScene::new(2);
@@ -270,13 +277,13 @@ fn a_wait_that_closes_no_cycle_is_no_deadlock() {
     let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(1, 10, 10)), 0);
     assert_eq!(scene.set(0, write(2, 20, 20)), 0);
-    // Two owners wait for one, which waits for no other.
+    // Two owners wait for the first owner, which waits for none.
     let second = scene.waits(0, write(2, 10, 10));
     let third = scene.waits(0, write(3, 10, 10));
     // The same owner again: a process of the guest has several threads.
     let again = scene.waits(0, write(3, 20, 20));
     assert_eq!(scene.set(0, unlock(1)), 0);
-    // They may be served in any order.
+    // The requests may be granted in any order.
     let mut left = vec![(second, 2), (third, 3), (again, 3)];
     while !left.is_empty() {
         let (asked, reply) = scene.guests[0].any().unwrap();
@@ -314,7 +321,7 @@ fn killed_waiter_leaves_no_lock() {
         let mut scene = WaitScene::new(2);
         let (first, second) = (scene.files[0], scene.guests[0].open("file", O_RDWR).unwrap());
         assert_eq!(scene.set(1, write(1, 0, 9)), 0);
-        // It already has a lock, which a close ends at once.
+        // The waiting owner already has a lock, which a close ends at once.
         assert_eq!(scene.set(0, write(2, 20, 29)), 0);
         let asked = scene.waits(0, write(2, 0, 9));
         if closes_meanwhile {

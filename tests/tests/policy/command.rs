@@ -8,6 +8,7 @@ use pinhole_policy::{ACCESSES, Policy, Profile, host_calls};
 use pinhole_tests::program::{Ended, pinhole, run};
 use tempfile::TempDir;
 
+/// Valid policy file.
 const GOOD: &str = "\
 profile = \"share\"
 allow = [\"mknod-char\"]
@@ -32,16 +33,19 @@ struct Files {
 }
 
 impl Files {
+    /// Makes the folder with the file `good.toml`.
     fn new() -> Self {
         let files = Self { folder: tempfile::tempdir().unwrap() };
         files.write("good.toml", GOOD);
         files
     }
 
+    /// Returns the path of a file in the folder.
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    /// Writes a file in the folder.
     fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
     }

@@ -12,6 +12,7 @@ use rustix::io::FdFlags;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+/// Line of a daemon that is ready.
 const READY: &str = "Waiting for vhost-user socket connection...\n";
 
 /// Directory to share and a path for a socket.
@@ -26,10 +27,12 @@ impl Place {
         Self { folder }
     }
 
+    /// Returns the directory to share.
     fn shared(&self) -> PathBuf {
         self.folder.path().join("shared")
     }
 
+    /// Returns the path for the socket.
     fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
     }
@@ -43,10 +46,12 @@ impl Place {
         text.split_whitespace().map(fill).collect()
     }
 
+    /// Runs `pinhole` with these words to its end.
     fn run(&self, text: &str) -> Ended {
         run(&mut pinhole(self.words(text)).unwrap()).unwrap()
     }
 
+    /// Starts `pinhole` with these words and waits until it is ready.
     fn start(&self, text: &str) -> Program {
         let mut program = Program::start(&mut pinhole(self.words(text)).unwrap()).unwrap();
         program.wait_for(READY).unwrap();
@@ -231,6 +236,7 @@ fn the_socket_is_for_its_owner_and_the_named_group() {
     assert_eq!((mode(&place.socket()), place.socket().metadata().unwrap().gid()), (0o660, 0));
 }
 
+/// Returns the permission bits of a path.
 fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
 }

@@ -34,7 +34,7 @@ struct Asked {
     needs: Access,
 }
 
-/// Nodes and file handles of the guest at the start.
+/// Nodes and file handles of the guest before the first checked request.
 struct Held {
     file: NodeId,
     handle: Handle,
@@ -42,16 +42,19 @@ struct Held {
     listed: Handle,
 }
 
+/// Returns a name for a message.
 fn name(text: &'static CStr) -> Name<'static> {
     Name::parse(text).unwrap()
 }
 
+/// Makes the objects of the share.
 fn fill(share: &Path) {
     fs::write(share.join("file"), "content").unwrap();
     fs::create_dir(share.join("dir")).unwrap();
     symlink("file", share.join("link")).unwrap();
 }
 
+/// Sends a request and returns the body of its successful reply.
 fn success(traced: &mut Traced, node: NodeId, operation: &Operation<'_>) -> Vec<u8> {
     let message = traced.guest().encode(node, operation, &[]);
     traced.ask(&message, ROOM).success().unwrap().to_vec()
@@ -203,8 +206,8 @@ fn all(held: &Held) -> Vec<Asked> {
     all.into_iter().map(asked).collect()
 }
 
-/// Sends all requests that the policy denies. Checks the errnos with the table, and that there is
-/// no host call.
+/// Sends all requests that the policy denies. Checks that each reply has the errno of the table,
+/// and that the daemon makes no host call for it. Returns the number of denied requests.
 fn denied(arguments: &[&str], policy: &Policy) -> usize {
     let mut traced = Traced::new(arguments, fill);
     let held = hold(&mut traced);

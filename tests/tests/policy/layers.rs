@@ -20,8 +20,11 @@ use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// Line of a daemon that is ready.
 const READY: &str = "Waiting for vhost-user socket connection...\n";
+/// User and group of the plain user.
 const NOBODY: u32 = 65_534;
+/// Upper bound on the time until a daemon ends.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Kinds of namespaces, as bits of unshare(2).
 const NEWCGROUP: u64 = 0x0200_0000;
@@ -45,14 +48,16 @@ impl LayerPlace {
             chown(folder.path().join(name), Some(NOBODY), Some(NOBODY)).unwrap();
         }
         fs::write(folder.path().join("canary"), "c").unwrap();
-        // Copied by another process: a program is "busy" while a child of another test holds the
-        // descriptor that wrote it.
+        // Another process makes the copy. If this process wrote it, a child that another test
+        // starts could have it open for writing, and the kernel would refuse to execute it
+        // (ETXTBSY).
         let mut copy = Command::new("cp");
         copy.arg(pinhole_program().unwrap()).arg(folder.path().join("pinhole"));
         assert!(copy.status().unwrap().success());
         Self { folder }
     }
 
+    /// Returns the path of a name in the folder.
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -74,6 +79,7 @@ impl LayerPlace {
         command
     }
 
+    /// Starts a daemon for the share and waits until it is ready.
     fn start(&self, before: &[&str], words: &str) -> Program {
         let words = format!("--shared-dir DIR --socket-path SOCK {words}");
         let mut program = Program::start(&mut self.command(before, &words)).unwrap();
@@ -101,6 +107,7 @@ fn proc_value(program: &Program, file: &str, name: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+/// Returns the identity of a process's namespace of this kind.
 fn namespace(process: &str, kind: &str) -> PathBuf {
     fs::read_link(format!("/proc/{process}/ns/{kind}")).unwrap()
 }
@@ -145,7 +152,7 @@ fn seccomp(process: u32) -> [String; 3] {
     })
 }
 
-/// They are in place before the daemon is ready, so before any guest.
+/// Filter and NoNewPrivs are in place before the daemon is ready, so before any guest connects.
 #[test]
 fn the_supervisor_has_a_filter_and_gains_no_privileges() {
     let setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -163,8 +170,8 @@ fn the_supervisor_has_a_filter_and_gains_no_privileges() {
     }
 }
 
-/// If it made the socket, it can remove it from a folder of any user. Otherwise it can only end a
-/// process of any user.
+/// A supervisor that created its socket needs capabilities to remove it from a folder of any user.
+/// If the socket was passed in, the supervisor needs only the capability to signal any process.
 #[test]
 fn the_supervisor_keeps_no_capability_that_it_does_not_need() {
     const DAC_OVERRIDE: u64 = 1 << 1;
@@ -192,7 +199,8 @@ fn the_supervisor_keeps_no_capability_that_it_does_not_need() {
     assert_eq!(program.wait(LIMIT).unwrap().and_then(|end| end.code()), Some(0));
 }
 
-/// Its main thread keeps the right to unmount. Root unmounts without another program.
+/// A mount has NoNewPrivs, because root unmounts without another program. The main thread keeps the
+/// capability to unmount.
 #[test]
 fn a_mount_of_root_gains_no_privileges() {
     let place = LayerPlace::new();
@@ -203,7 +211,7 @@ fn a_mount_of_root_gains_no_privileges() {
     assert_eq!(found[0], "1");
 }
 
-/// A filter around the daemon removes features of this kernel.
+/// A filter around the daemon makes system calls fail, as on a kernel that lacks them.
 #[test]
 fn incomplete_required_layer_prevents_serving() {
     let unshare = |bits: u64| format!("unshare={bits}");
@@ -272,7 +280,8 @@ fn capabilities_come_from_policy_and_command_line() {
         [CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, MKNOD].map(without_handles),
         [true, true, false, false]
     );
-    // A daemon that may read files of any mode keeps the narrower capability for it.
+    // A daemon that only reads files of any mode keeps CAP_DAC_READ_SEARCH instead of
+    // CAP_DAC_OVERRIDE.
     let reading = kept("--inode-file-handles never --profile rootfs");
     assert_eq!([CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, MKNOD].map(reading), [false, false, true, false]);
 }

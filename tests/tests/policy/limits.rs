@@ -20,6 +20,7 @@ use tempfile::TempDir;
 /// Number of requests that take a minute at one request per second: longer than
 /// [`LIMIT`](pinhole_tests::frontend::LIMIT).
 const MINUTE: usize = 60;
+/// Data of one WRITE.
 static PIECE: [u8; 64 << 10] = [7; 64 << 10];
 
 /// Writes a policy file with limits.
@@ -31,16 +32,19 @@ fn policy(limits: &str) -> (TempDir, String) {
     (folder, path)
 }
 
+/// Starts a share under a policy with these limits.
 fn limited(limits: &str) -> Bench {
     let (_folder, path) = policy(limits);
     Bench::with(Setup::default(), &["--policy", &path]).unwrap()
 }
 
+/// Calls `then` with `text` as a name in a message.
 fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
     let text = CString::new(text).unwrap();
     then(Name::parse(&text).unwrap())
 }
 
+/// Sends a request and returns the body of its reply, or its errno.
 fn ask(
     guest: &mut Frontend,
     node: NodeId,
@@ -54,27 +58,32 @@ fn ask(
     }
 }
 
+/// Looks up a name and returns its node.
 fn look_up(guest: &mut Frontend, parent: NodeId, name: &str) -> Result<NodeId, Errno> {
     let found = with_name(name, |name| ask(guest, parent, &Operation::Lookup(Lookup { name }), &[]))?;
     Ok(NodeId(u64_at(&found, 0).unwrap()))
 }
 
+/// Opens a file and returns its file handle.
 fn open(guest: &mut Frontend, node: NodeId, flags: u32) -> Result<Handle, Errno> {
     let open = Open { flags: OpenFlags::from_bits_retain(flags), kill_suidgid: false };
     let opened = ask(guest, node, &Operation::Open(open), &[])?;
     Ok(Handle(u64_at(&opened, 0).unwrap()))
 }
 
+/// Opens a directory and returns its file handle.
 fn open_dir(guest: &mut Frontend, node: NodeId) -> Result<Handle, Errno> {
     let opened = ask(guest, node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() }), &[])?;
     Ok(Handle(u64_at(&opened, 0).unwrap()))
 }
 
+/// Returns a RELEASE.
 fn release(handle: Handle) -> Operation<'static> {
     let (flags, lock_owner) = (OpenFlags::empty(), LockOwner(0));
     Operation::Release(Release { handle, flags, flush: false, flock_unlock: false, lock_owner })
 }
 
+/// Returns a WRITE of `len` bytes. `flags` are the flags of the open.
 fn write_of(handle: Handle, offset: u64, len: usize, flags: u32) -> Operation<'static> {
     let (write_flags, flags) = (WriteFlags::empty(), OpenFlags::from_bits_retain(flags));
     let size = u32::try_from(len).unwrap();
@@ -114,7 +123,7 @@ fn submit(
     sent
 }
 
-/// Checks that a queue answers.
+/// Checks that a queue answers GETATTR.
 #[track_caller]
 fn is_served(guest: &mut Frontend, queue: usize) {
     let get_attr = Operation::GetAttr(GetAttr { handle: None });
@@ -252,7 +261,7 @@ fn a_listing_goes_on_with_the_next_request() {
     assert!(requests >= 8, "{requests}");
 }
 
-/// Checks that a queue of `guest` still has unanswered requests.
+/// Checks that at least one of the last `count` requests on a queue has no reply yet.
 #[track_caller]
 fn still_owes(guest: &mut Frontend, queue: usize, count: usize) {
     let (queue, memory) = guest.queue(queue).unwrap();
@@ -280,8 +289,8 @@ fn fast_writer_is_slowed_alone() {
     let mut bench = limited("write-bytes-per-second = 1");
     let mut other = Bench::new().unwrap();
     let (node, handle) = opened(&mut bench, "file");
-    // At the limit this takes eighteen hours: another request that is answered has not waited for
-    // it.
+    // At this limit the second WRITE waits for eighteen hours. So a request that is answered has
+    // not waited for it.
     for _ in 0..2 {
         submit(&mut bench.guest, 1, node, &write_of(handle, 0, PIECE.len(), 0), &PIECE);
     }
@@ -344,7 +353,7 @@ fn a_queue_that_is_slowed_stops_as_promptly_as_any() {
     let began = Instant::now();
     let base = bench.guest.stop_queue(1).unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    // It stays in the ring and costs the guest the same as before.
+    // The request stays in the ring, and the guest still has to wait as long as before.
     for _ in 0..2 {
         let (queue, memory) = bench.guest.queue(1).unwrap();
         assert_eq!((queue.next_used(), queue.take_used(memory).unwrap()), (base, None), "{sent:?}");

@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+/// All layers.
 const ALL: &str = "namespace,capabilities,landlock,seccomp";
 /// Isolation and layers of each attempt: all layers with each isolation, each layer alone, and
 /// none. Namespaces and the root directory of `chroot` are two forms of one layer.
@@ -61,6 +62,7 @@ impl SandboxPlace {
         Self { folder }
     }
 
+    /// Returns the path of the canary.
     fn canary(&self) -> PathBuf {
         self.folder.path().join("canary")
     }
@@ -77,6 +79,7 @@ impl SandboxPlace {
         self.outcome(intruder, [profile, handles, within.0, within.1, thread, attempt])
     }
 
+    /// Runs the program `intruder` with these arguments and returns the outcome of its attempt.
     fn outcome(&self, mut intruder: Command, words: [&str; 6]) -> String {
         intruder.arg(self.folder.path().join("share")).arg(self.canary()).args(words);
         let output = intruder.stdin(Stdio::null()).output().unwrap();
@@ -130,8 +133,9 @@ fn there_is_no_way_up() {
     place.check("dot-dot", ("share", PREFER), expected(DONE));
 }
 
-/// The clone of `/proc/self/fd` is attached nowhere. A plain user without a namespace cannot make
-/// one, but has another path that Landlock closes: see the test of the plain user.
+/// The clone of `/proc/self/fd` is not attached to any directory, so `..` leads nowhere. The daemon
+/// of a plain user without a namespace cannot make such a clone. Landlock then closes that path,
+/// see `a_plain_user_gets_out_no_more_than_root_does`.
 #[test]
 fn proc_is_no_way_out() {
     check("proc", [NO_ENTRY; 9]);
@@ -150,7 +154,7 @@ fn inode_handle_reaches_outside_only_where_handles_are_used() {
     );
 }
 
-/// No layer stops this one: the kernel resolves it on the file system of the share.
+/// The kernel resolves an inode handle only on the file system of the share, so no layer is needed.
 #[test]
 fn a_handle_of_another_file_system_is_stale() {
     let place = SandboxPlace::new();
@@ -201,15 +205,15 @@ fn mount_and_unshare_are_impossible() {
     check("unshare", [FILTER, FILTER, FILTER, DONE, DONE, NOT_PERMITTED, DONE, FILTER, DONE]);
 }
 
-/// Only the filter sees what is mapped.
+/// Only the filter sees the protection of a mapping.
 #[test]
 fn no_memory_is_made_executable() {
     check("execute-memory", [FILTER, FILTER, FILTER, DONE, DONE, DONE, DONE, FILTER, DONE]);
 }
 
-/// Landlock ignores modes, so the read-only mount and the missing capability protect them. The
-/// filter does not see the flags of an open, so the mount and Landlock protect files; for an
-/// existing file Landlock does so only if it restricts opens.
+/// Landlock does not restrict chmod. The read-only mount, the missing capability and the filter do.
+/// The filter does not see the flags of `openat2`, so the mount and Landlock protect the content of
+/// files. Landlock protects an existing file only if it restricts opens.
 #[test]
 fn read_only_share_cannot_be_changed() {
     let place = SandboxPlace::new();
@@ -231,8 +235,8 @@ fn read_only_share_cannot_be_changed() {
     }
 }
 
-/// A filter for all threads, or one with a listener that answers for the kernel, is not the
-/// daemon's.
+/// The daemon installs its own filters without flags. A flag would install a filter for all
+/// threads, or one whose listener answers in place of the kernel.
 #[test]
 fn a_filter_with_flags_is_not_installed() {
     let place = SandboxPlace::new();
@@ -261,8 +265,8 @@ fn the_supervisor_is_held_by_its_filter() {
 fn a_plain_user_gets_out_no_more_than_root_does() {
     let place = SandboxPlace::new();
     let intruder = place.folder.path().join("intruder");
-    // Copied by another process: a program is "busy" while a child of another test holds the
-    // descriptor that wrote it.
+    // Another process makes the copy. If this process wrote it, a child that another test starts
+    // could have it open for writing, and the kernel would refuse to execute it (ETXTBSY).
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_intruder")).arg(&intruder).status().unwrap();
     assert!(copied.success());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -14,18 +14,21 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// Length of a page in bytes.
 const PAGE: usize = 4096;
+/// Upper bound on a wait.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Time without a request in which no thread may run.
 const IDLE: Duration = Duration::from_millis(500);
 /// Number of repetitions of each request.
 const ROUNDS: usize = 10;
 
+/// Sends a request and returns the body of its successful reply.
 fn body(traced: &mut Traced, frame: &Frame, len: usize) -> Vec<u8> {
     traced.ask(&frame.clone().message(), len).success().unwrap().to_vec()
 }
 
-/// Checks the calls of the daemon for one request that is repeated.
+/// Repeats a request and checks the system calls of the daemon for each.
 #[track_caller]
 fn costs(traced: &mut Traced, what: &str, frame: &Frame, len: usize, expected: &[&str]) {
     for _ in 0..3 {

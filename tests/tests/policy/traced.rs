@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vm_memory::{Bytes as _, GuestAddress};
 
+/// Upper bound on a wait.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Long enough for an unexpected call to appear.
+/// Time in which an unexpected call would appear in the trace.
 const SETTLED: Duration = Duration::from_millis(100);
 
 /// Interval between two reads of a trace.
@@ -58,10 +59,12 @@ impl Traced {
         traced
     }
 
+    /// Returns the path of a name in the folder of the test.
     fn path(&self, name: &str) -> PathBuf {
         self.work.path().join(name)
     }
 
+    /// Returns the text of a file in the folder of the test.
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
