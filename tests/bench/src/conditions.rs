@@ -12,7 +12,7 @@ pub(crate) struct Conditions {
     /// Date in the form `2026-11-21`.
     pub(crate) date: String,
     /// Processors, memory, kernel, file system.
-    pub(crate) words: String,
+    pub(crate) host: String,
     /// Versions of pinhole, virtiofsd and the compiler.
     pub(crate) versions: String,
 }
@@ -20,18 +20,22 @@ pub(crate) struct Conditions {
 impl Conditions {
     /// Describes this host. `load` is its [`load`] before the run, `folder` contains the files
     /// of the run.
-    pub(crate) fn here(program: &Path, folder: &Path, load: &str) -> Self {
+    pub(crate) fn of_run(program: &Path, folder: &Path, load: &str) -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let words = format!(
+        let host = format!(
             "{cores} cores of {}, {} GiB of memory, Linux {}, {}, load {load} before the run",
-            processor(),
+            cpu_model(),
             memory_gib(),
             kernel(),
             file_system(folder)
         );
-        let versions = [first_line(Command::new(program).arg("--version")), peer(), first_line(&mut rustc())];
-        Self { date: date(seconds / 86_400), words, versions: versions.join(", ") }
+        let versions = [
+            first_line_of_output(Command::new(program).arg("--version")),
+            virtiofsd_version(),
+            first_line_of_output(&mut rustc()),
+        ];
+        Self { date: date(seconds / 86_400), host, versions: versions.join(", ") }
     }
 }
 
@@ -41,15 +45,15 @@ fn rustc() -> Command {
     command
 }
 
-fn peer() -> String {
+fn virtiofsd_version() -> String {
     let Ok(tree) = Parts::locate().base() else { return "no virtiofsd".to_owned() };
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
     let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
     command.arg("--library-path").arg(&libraries).arg(tree.join("usr/libexec/virtiofsd")).arg("--version");
-    first_line(&mut command)
+    first_line_of_output(&mut command)
 }
 
-fn first_line(command: &mut Command) -> String {
+fn first_line_of_output(command: &mut Command) -> String {
     let output = command.output().map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).lines().next().unwrap_or("unknown").to_owned()
 }
@@ -68,10 +72,10 @@ pub(crate) fn load() -> String {
     all.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
-fn processor() -> String {
+fn cpu_model() -> String {
     let all = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = all.lines().find_map(|line| line.strip_prefix("model name"));
-    let name = line.and_then(|rest| rest.split_once(':')).map_or("an unknown processor", |(_, name)| name);
+    let name = line.and_then(|rest| rest.split_once(':')).map_or("an unknown CPU", |(_, name)| name);
     name.trim().to_owned()
 }
 

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `bench`, `surface`, `coherence` | one command each |
 //! | `load` | the load generator of `bench` |
-//! | `conditions`, `place` | host and programs of a run; folder for its files |
+//! | `conditions`, `run_folder` | host and programs of a run; folder for its files |
 //! | `table` | tables for terminals and documents |
 //! | `needs` | names what a command needs, for `xtask` to fetch |
 //! | `programs` | finds the programs of a measurement |
@@ -19,8 +19,8 @@ mod coherence;
 mod conditions;
 mod load;
 mod needs;
-mod place;
 mod programs;
+mod run_folder;
 mod surface;
 mod table;
 

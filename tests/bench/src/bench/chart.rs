@@ -62,7 +62,7 @@ const GRID: RGBColor = RGBColor(221, 221, 221);
 /// # Errors
 /// Fails if a file cannot be written.
 pub(crate) fn draw(report: &BenchReport, folder: &Path) -> Outcome {
-    let when = format!("{}; {}; {}", report.conditions.date, report.conditions.words, report.turns);
+    let when = format!("{}; {}; {}", report.conditions.date, report.conditions.host, report.turns);
     let charts = [
         (
             "aims.svg",

@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 use crate::conditions::Conditions;
 use crate::console::say;
 use crate::needs::Need;
-use crate::place::Place;
 use crate::programs;
+use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 use figure::{Contestant, Figure, VirtiofsdSetting};
 use progress::Progress;
@@ -204,7 +204,7 @@ pub(crate) fn main(arguments: &BenchArguments, load: &str) -> Outcome {
     if arguments.dax {
         return dax::main(arguments.turns.unwrap_or(DAX_TURNS), arguments.seconds, load);
     }
-    let place = Place::new()?;
+    let run_folder = RunFolder::new()?;
     let parts = arguments.parts();
     if !arguments.rows.is_empty() && !parts.contains(&Part::Wire) {
         return Err(Failure::new(
@@ -212,15 +212,15 @@ pub(crate) fn main(arguments: &BenchArguments, load: &str) -> Outcome {
         ));
     }
     let program = programs::pinhole()?;
-    let conditions = Conditions::here(&program, place.folder(), load);
+    let conditions = Conditions::of_run(&program, run_folder.path(), load);
     let wire = Wire { steps: wire::steps(&arguments.rows)?, seconds: arguments.seconds };
     let turns = |part: Part| arguments.turns.unwrap_or_else(|| part.turns());
     let parts: Vec<(Part, usize)> = parts.iter().map(|part| (*part, usize::from(turns(*part)))).collect();
-    let guest = |contestant: &Contestant, place: &Place, progress: &Progress| {
-        guest::turn(contestant, arguments.cache, (place, progress))
+    let guest = |contestant: &Contestant, run_folder: &RunFolder, progress: &Progress| {
+        guest::turn(contestant, arguments.cache, (run_folder, progress))
     };
     let builds = Builds { pinhole: &program, before: arguments.against.as_deref() };
-    let samples = measure(&parts, &builds, (&wire, &guest, &place))?;
+    let samples = measure(&parts, &builds, (&wire, &guest, &run_folder))?;
     let comparisons = samples.comparisons();
     let turns: Vec<_> = parts.iter().map(|(part, turns)| format!("{} {turns}", part.name())).collect();
     let turns = format!("turns: {}", turns.join(", "));
@@ -230,7 +230,7 @@ pub(crate) fn main(arguments: &BenchArguments, load: &str) -> Outcome {
 fn measure(
     parts: &[(Part, usize)],
     builds: &Builds<'_>,
-    (wire, guest, place): (&Wire, &Turn<'_>, &Place),
+    (wire, guest, run_folder): (&Wire, &Turn<'_>, &RunFolder),
 ) -> Outcome<Samples> {
     let steps = |part: Part| match part {
         Part::Wire => wire.progress_steps(),
@@ -247,9 +247,9 @@ fn measure(
             let first = turn % contestants.len();
             contestants.rotate_left(first);
             match part {
-                Part::Wire => wire.turn(&contestants, (place, &progress), turn, &mut samples)?,
-                Part::Guest => each(&contestants, guest, (place, &progress), (turn, &mut samples))?,
-                Part::Cost => each(&contestants, &cost::turn, (place, &progress), (turn, &mut samples))?,
+                Part::Wire => wire.turn(&contestants, (run_folder, &progress), turn, &mut samples)?,
+                Part::Guest => each(&contestants, guest, (run_folder, &progress), (turn, &mut samples))?,
+                Part::Cost => each(&contestants, &cost::turn, (run_folder, &progress), (turn, &mut samples))?,
             }
         }
     }
@@ -257,18 +257,18 @@ fn measure(
 }
 
 /// Measures one contestant of a part once.
-type Turn<'t> = dyn Fn(&Contestant, &Place, &Progress) -> Outcome<Vec<Figure>> + 't;
+type Turn<'t> = dyn Fn(&Contestant, &RunFolder, &Progress) -> Outcome<Vec<Figure>> + 't;
 
 /// Measures the contestants one after another.
 fn each(
     contestants: &[Contestant],
     part: &Turn<'_>,
-    (place, progress): (&Place, &Progress),
+    (run_folder, progress): (&RunFolder, &Progress),
     (turn, samples): (usize, &mut Samples),
 ) -> Outcome {
     for contestant in contestants {
         progress.tell(contestant);
-        samples.add(contestant, turn, part(contestant, place, progress)?);
+        samples.add(contestant, turn, part(contestant, run_folder, progress)?);
         progress.step();
     }
     Ok(())
@@ -277,7 +277,7 @@ fn each(
 fn show(report: &BenchReport, arguments: &BenchArguments) -> Outcome {
     say(format!(
         "\n{}; {}; {}; {}",
-        report.conditions.date, report.conditions.words, report.conditions.versions, report.turns
+        report.conditions.date, report.conditions.host, report.conditions.versions, report.turns
     ));
     if arguments.against.is_some() {
         let (table, count) = before::compare(&report.comparisons);

@@ -180,7 +180,7 @@ impl BenchReport {
         });
         json!({
             "date": self.conditions.date,
-            "machine": self.conditions.words,
+            "machine": self.conditions.host,
             "versions": self.conditions.versions,
             "turns": self.turns,
             "rows": rows.collect::<Vec<_>>(),
@@ -196,7 +196,7 @@ impl BenchReport {
              turns in one run. A ratio is the figure of pinhole divided by that of the\nother contestant in the same turn. \
              The tables show the median of the ratios; *spread* is the smallest\nand the largest. Each row uses the \
              setting of virtiofsd that is best for this row.\n[Benchmarks](../../internals/benchmarks.md) describes the rows.\n",
-            self.conditions.date, self.conditions.words, self.conditions.versions, self.turns
+            self.conditions.date, self.conditions.host, self.conditions.versions, self.turns
         );
         let parts = [
             ("Aims", "aims.svg", self.aims()),

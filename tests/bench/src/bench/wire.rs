@@ -17,8 +17,8 @@ use serde_json::Value;
 use super::figure::{Better, Contestant, Figure};
 use super::progress::Progress;
 use super::samples::Samples;
-use crate::place::Place;
 use crate::programs;
+use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 
 /// Rows that are also measured with several request queues, at the largest depth.
@@ -97,11 +97,11 @@ impl Wire {
     pub(crate) fn turn(
         &self,
         contestants: &[Contestant],
-        (place, progress): (&Place, &Progress),
+        (run_folder, progress): (&RunFolder, &Progress),
         turn: usize,
         samples: &mut Samples,
     ) -> Outcome {
-        let share = place.folder().join("wire");
+        let share = run_folder.path().join("wire");
         std::fs::create_dir_all(&share).map_err(Failure::io("cannot make the share of the part `wire`"))?;
         let mut players = Vec::new();
         for contestant in contestants {

@@ -11,8 +11,8 @@ use pinhole_tests::sharing::{Participants, QUESTIONS, Question, Subject};
 use crate::conditions::Conditions;
 use crate::console::say;
 use crate::needs::Need;
-use crate::place::Place;
 use crate::programs;
+use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 use crate::workspace;
 use page::QuestionRow;
@@ -62,7 +62,7 @@ pub(crate) fn main(arguments: &CoherenceArguments, load: &str) -> Outcome {
     }
     say(format!("\n{}", page::table(&rows).plain()));
     if arguments.write {
-        let conditions = Conditions::here(&program, Place::new()?.folder(), load);
+        let conditions = Conditions::of_run(&program, RunFolder::new()?.path(), load);
         page::write(&rows, &conditions, &workspace::root())?;
     }
     Ok(())

@@ -77,7 +77,7 @@ fn text(rows: &[QuestionRow], conditions: &Conditions) -> Result<String, std::fm
          shared files? This page compares\nPinhole and virtiofsd. `cargo xtask coherence --write` writes it.\n\n\
          - machine: {}\n- programs: {}\n\n{HOW}\n## Answers\n\n{}\n\n## Results by question\n",
         conditions.date,
-        conditions.words,
+        conditions.host,
         conditions.versions,
         table(rows).markdown()
     );

@@ -52,10 +52,10 @@ impl Tracer {
     /// Fails if a file of tracefs cannot be used, or the events of this kernel have another format.
     pub(crate) fn new(folder: &Path) -> Outcome<Self> {
         let mut tracer = Self { folder: folder.to_path_buf(), names: BTreeMap::new() };
-        if !tracer.text("events/ftrace/function/format")?.contains(IP_FIELD) {
+        if !tracer.read_file("events/ftrace/function/format")?.contains(IP_FIELD) {
             return Err(Failure::new("the function events of this kernel have another format"));
         }
-        tracer.names = functions(&tracer.text("available_filter_functions_addrs")?);
+        tracer.names = parse_names(&tracer.read_file("available_filter_functions_addrs")?);
         for (file, value) in [
             ("tracing_on", "0"),
             ("current_tracer", "nop"),
@@ -66,14 +66,14 @@ impl Tracer {
             ("trace", ""),
             ("current_tracer", "function"),
         ] {
-            tracer.set(file, value)?;
+            tracer.write_file(file, value)?;
         }
         Ok(tracer)
     }
 
     /// Returns the command line to put in front of a program that is traced from its first function
     /// on.
-    pub(crate) fn before(&self) -> [PathBuf; 4] {
+    pub(crate) fn traced_command(&self) -> [PathBuf; 4] {
         let folder = self.folder.display();
         let script = format!("echo $$ > {folder}/set_ftrace_pid; echo 1 > {folder}/tracing_on; exec \"$@\"");
         ["sh", "-c", &script, "sh"].map(PathBuf::from)
@@ -84,15 +84,16 @@ impl Tracer {
     ///
     /// # Errors
     /// Fails if a file of tracefs cannot be used, or the buffer was too small.
-    pub(crate) fn take(&self) -> Outcome<Vec<String>> {
-        self.set("tracing_on", "0")?;
+    pub(crate) fn end_phase(&self) -> Outcome<Vec<String>> {
+        self.write_file("tracing_on", "0")?;
         let mut reached = BTreeSet::new();
-        let failed = || Failure::io("cannot list the tracer's processors");
-        for processor in fs::read_dir(self.folder.join("per_cpu")).map_err(failed())? {
-            let processor = processor.map_err(failed())?.path();
-            self.drain(&processor, &mut reached)?;
-            let stats = fs::read_to_string(processor.join("stats")).map_err(failed())?;
-            if let Some(lost) = lost(&stats) {
+        let listing = || Failure::io("cannot list the CPUs of the tracer");
+        for cpu in fs::read_dir(self.folder.join("per_cpu")).map_err(listing())? {
+            let cpu = cpu.map_err(listing())?.path();
+            self.drain(&cpu, &mut reached)?;
+            let stats = fs::read_to_string(cpu.join("stats"))
+                .map_err(Failure::io("cannot read the statistics of the tracer"))?;
+            if let Some(lost) = lost_events(&stats) {
                 return Err(Failure::new(format!("the tracer's buffer was too small: {lost}")));
             }
         }
@@ -103,16 +104,16 @@ impl Tracer {
     ///
     /// # Errors
     /// Fails if tracing cannot be switched on.
-    pub(crate) fn go_on(&self) -> Outcome {
-        self.set("tracing_on", "1")
+    pub(crate) fn begin_phase(&self) -> Outcome {
+        self.write_file("tracing_on", "1")
     }
 
-    fn drain(&self, processor: &Path, reached: &mut BTreeSet<u64>) -> Outcome {
+    fn drain(&self, cpu: &Path, reached: &mut BTreeSet<u64>) -> Outcome {
         let failed = || Failure::io("cannot read the tracer's buffer");
         let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
         let mut options = OpenOptions::new();
         let options = options.read(true).custom_flags(nonblocking);
-        let mut buffer = options.open(processor.join("trace_pipe_raw")).map_err(failed())?;
+        let mut buffer = options.open(cpu.join("trace_pipe_raw")).map_err(failed())?;
         let mut page = [0; PAGE];
         loop {
             match buffer.read(&mut page) {
@@ -128,12 +129,12 @@ impl Tracer {
         self.names.get(&address).cloned().unwrap_or_else(|| format!("{address:#x}"))
     }
 
-    fn text(&self, file: &str) -> Outcome<String> {
+    fn read_file(&self, file: &str) -> Outcome<String> {
         let path = self.folder.join(file);
         fs::read_to_string(&path).map_err(Failure::io(format!("cannot read {}", path.display())))
     }
 
-    fn set(&self, file: &str, value: &str) -> Outcome {
+    fn write_file(&self, file: &str, value: &str) -> Outcome {
         let path = self.folder.join(file);
         let what = format!("cannot write `{value}` to {}", path.display());
         // Opens with truncation, as a shell does: only that empties some of these files.
@@ -145,13 +146,13 @@ impl Drop for Tracer {
     fn drop(&mut self) {
         // Ignore errors: this process is about to end, and a tracer that stays on costs only time.
         for (file, value) in [("tracing_on", "0"), ("current_tracer", "nop"), ("set_ftrace_pid", "")] {
-            self.set(file, value).unwrap_or_default();
+            self.write_file(file, value).unwrap_or_default();
         }
     }
 }
 
 /// Parses lines `ADDRESS NAME [MODULE]`.
-fn functions(listed: &str) -> BTreeMap<u64, String> {
+fn parse_names(listed: &str) -> BTreeMap<u64, String> {
     let parsed = listed.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         let address = u64::from_str_radix(words.next()?, 16).ok()?;
@@ -161,7 +162,7 @@ fn functions(listed: &str) -> BTreeMap<u64, String> {
 }
 
 /// Returns the line of the `stats` of a processor that counts lost events.
-fn lost(stats: &str) -> Option<&str> {
+fn lost_events(stats: &str) -> Option<&str> {
     let counts = ["overrun: ", "commit overrun: ", "dropped events: "];
     stats.lines().find(|line| {
         counts.iter().any(|name| line.strip_prefix(name).is_some_and(|count| count.trim() != "0"))
@@ -184,7 +185,7 @@ fn read_page(page: &[u8], reached: &mut BTreeSet<u64>) {
             0 => (Some(at + 8), at + 4 + stated),
             words => (Some(at + 4), at + 4 + 4 * usize::try_from(words).unwrap_or(0)),
         };
-        if let Some(address) = data_at.and_then(|data_at| function(page.get(data_at..next)?)) {
+        if let Some(address) = data_at.and_then(|data_at| function_of_event(page.get(data_at..next)?)) {
             reached.insert(address);
         }
         // The lengths come from the kernel. One that does not advance would make this loop endless.
@@ -196,7 +197,7 @@ fn read_page(page: &[u8], reached: &mut BTreeSet<u64>) {
 }
 
 /// Returns the function of an event. Type, flags, preemption depth and process precede its address.
-fn function(event: &[u8]) -> Option<u64> {
+fn function_of_event(event: &[u8]) -> Option<u64> {
     let flags = *event.get(2)?;
     if flags & INTERRUPTED != 0 { None } else { u64_at(event, 8) }
 }
@@ -266,14 +267,14 @@ mod tests {
     #[test]
     fn address_becomes_a_name() {
         let listed = "ffffffff94200014 trace_initcall_level_cb\nffffffffc0a01000 lo_open [loop]\n";
-        let names = functions(listed);
+        let names = parse_names(listed);
         assert_eq!(names[&0xffff_ffff_9420_0014], "trace_initcall_level_cb");
         assert_eq!(names[&0xffff_ffff_c0a0_1000], "lo_open");
     }
 
     #[test]
     fn overflow_of_the_buffer_is_reported() {
-        assert_eq!(lost("entries: 5\noverrun: 0\ncommit overrun: 0\ndropped events: 0\n"), None);
-        assert_eq!(lost("entries: 5\noverrun: 0\ndropped events: 3\n"), Some("dropped events: 3"));
+        assert_eq!(lost_events("entries: 5\noverrun: 0\ncommit overrun: 0\ndropped events: 0\n"), None);
+        assert_eq!(lost_events("entries: 5\noverrun: 0\ndropped events: 3\n"), Some("dropped events: 3"));
     }
 }

@@ -56,7 +56,7 @@ impl Reached {
 /// # Errors
 /// Fails if a part of the guest has not been fetched, the guest does not boot, or a daemon fails.
 pub(super) fn measure(programs: &SurfacePrograms) -> Outcome<Vec<(Subject, Reached)>> {
-    let guest = pack(Guest::qemu().memory_mib(MEMORY_MIB).limit(LIMIT), programs)?;
+    let guest = add_files(Guest::qemu().memory_mib(MEMORY_MIB).limit(LIMIT), programs)?;
     let finished = guest.run(SCRIPT).map_err(|error| Failure::new(error.to_string()))?;
     if finished.exit_code != 0 {
         let text = finished.text();
@@ -69,7 +69,7 @@ pub(super) fn measure(programs: &SurfacePrograms) -> Outcome<Vec<(Subject, Reach
             said.chain(killed).collect::<Vec<_>>().join("\n")
         )));
     }
-    read(&finished.text())
+    parse_output(&finished.text())
 }
 
 fn is_function(line: &str) -> bool {
@@ -77,7 +77,7 @@ fn is_function(line: &str) -> bool {
 }
 
 /// Adds the files that the guest needs beside its busybox.
-fn pack(mut guest: Guest, programs: &SurfacePrograms) -> Outcome<Guest> {
+fn add_files(mut guest: Guest, programs: &SurfacePrograms) -> Outcome<Guest> {
     let missing = |error: pinhole_tests::guest::GuestError| Failure::new(error.to_string());
     let parts = Parts::locate();
     let (base, userland) = (parts.base().map_err(missing)?, parts.userland().map_err(missing)?);
@@ -101,12 +101,12 @@ fn pack(mut guest: Guest, programs: &SurfacePrograms) -> Outcome<Guest> {
         let release = release.map_err(Failure::io("cannot list the guest's modules"))?.path();
         add("loop.ko.xz", &release.join("kernel/drivers/block/loop.ko.xz"))?;
     }
-    let words: Vec<String> = ALL.iter().map(|subject| line(*subject)).collect();
+    let words: Vec<String> = ALL.iter().map(|subject| script_line(*subject)).collect();
     Ok(guest.file("host/subjects", 0o644, words.concat()).file("host/inside", 0o644, INSIDE))
 }
 
 /// Returns a line for the script: `one NAME FLAG PROGRAM ARGUMENTS`.
-fn line(subject: Subject) -> String {
+fn script_line(subject: Subject) -> String {
     let malformed = if subject.outlives_malformed() { "--malformed" } else { "" };
     let arguments = subject.arguments.join(" ");
     format!("one {} '{malformed}' {} {arguments}\n", subject.name, subject.program_in_guest())
@@ -154,7 +154,7 @@ one() {
 "#;
 
 /// Parses the output of the guest: `== NAME`, then lines with a phase and a function.
-fn read(output: &str) -> Outcome<Vec<(Subject, Reached)>> {
+fn parse_output(output: &str) -> Outcome<Vec<(Subject, Reached)>> {
     let mut all: Vec<(Subject, Reached)> = Vec::new();
     for line in output.lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -188,7 +188,7 @@ mod tests {
         let part =
             |name: &str| format!("== {name}\nstart a\nstart a\nconnect b\nsteady c\nrequest 1 33 2:6\n");
         let output = ALL.map(|subject| part(subject.name)).concat();
-        let all = read(&output).unwrap();
+        let all = parse_output(&output).unwrap();
         assert_eq!(all.len(), 4);
         let reached = &all[3].1;
         assert_eq!((reached.start.len(), reached.connect.len(), reached.steady.len()), (2, 1, 1));
@@ -197,9 +197,11 @@ mod tests {
 
     #[test]
     fn daemon_without_recorded_functions_is_an_error() {
-        assert!(read("== rootfs\nstart a\n").unwrap_err().to_string().contains("no function of rootfs"));
-        assert!(read("== rootfs\nsteady a\n").unwrap_err().to_string().contains("not measure all"));
-        read("== unknown\n").unwrap_err();
+        assert!(
+            parse_output("== rootfs\nstart a\n").unwrap_err().to_string().contains("no function of rootfs")
+        );
+        assert!(parse_output("== rootfs\nsteady a\n").unwrap_err().to_string().contains("not measure all"));
+        parse_output("== unknown\n").unwrap_err();
     }
 
     #[test]

@@ -28,12 +28,12 @@ use std::path::PathBuf;
 use crate::conditions::Conditions;
 use crate::console::say;
 use crate::needs::Need;
-use crate::place::Place;
 use crate::programs;
+use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 use crate::workspace;
 use names::Names;
-use report::{Seen, SurfaceReport};
+use report::{DaemonResults, SurfaceReport};
 use subject::SurfacePrograms;
 
 /// Selects the measurements and the output.
@@ -64,14 +64,14 @@ impl SurfaceArguments {
 /// Measures what `arguments` select. `load` is the load average before the build.
 pub(crate) fn main(arguments: &SurfaceArguments, load: &str) -> Outcome {
     let programs = SurfacePrograms { pinhole: programs::pinhole()?, bench: programs::own()? };
-    let place = Place::new()?;
-    let conditions = Conditions::here(&programs.pinhole, place.folder(), load);
+    let run_folder = RunFolder::new()?;
+    let conditions = Conditions::of_run(&programs.pinhole, run_folder.path(), load);
     let names = Names::read()?;
     let mut daemons = Vec::new();
     for subject in subject::ALL {
         say(format!("measuring {} under strace", subject.name));
-        let native = native::measure(subject, &programs, &names, place.folder())?;
-        daemons.push(Seen { subject, native, reached: None });
+        let native = native::measure(subject, &programs, &names, run_folder.path())?;
+        daemons.push(DaemonResults { subject, native, reached: None });
     }
     if !arguments.native {
         say("counting kernel functions of all daemons in a QEMU guest");
@@ -83,7 +83,7 @@ pub(crate) fn main(arguments: &SurfaceArguments, load: &str) -> Outcome {
 }
 
 fn show(report: &SurfaceReport, arguments: &SurfaceArguments) -> Outcome {
-    say(format!("\n{}; {}; {}", report.conditions.date, report.conditions.words, report.conditions.versions));
+    say(format!("\n{}; {}; {}", report.conditions.date, report.conditions.host, report.conditions.versions));
     let tables = [("figures", report.table()), ("threads", report.threads()), ("aims", report.aims_table())];
     for (title, table) in tables {
         say(format!("\n== {title}\n{}", table.plain()));

@@ -85,14 +85,14 @@ impl ThreadKind {
     ) {
         self.threads += threads;
         for (name, verdict) in allowed {
-            let place = self.allowed.entry(name.clone()).or_insert(*verdict);
-            *place = (*place).min(*verdict);
+            let known = self.allowed.entry(name.clone()).or_insert(*verdict);
+            *known = (*known).min(*verdict);
         }
         self.called.extend(called);
     }
 }
 
-/// Starts the daemon in `place`, runs the load against it and measures.
+/// Starts the daemon in `folder`, runs the load against it and measures.
 ///
 /// # Errors
 /// Fails if the daemon, strace or the load fails.
@@ -100,28 +100,28 @@ pub(super) fn measure(
     subject: Subject,
     programs: &SurfacePrograms,
     names: &Names,
-    place: &Path,
+    folder: &Path,
 ) -> Outcome<Native> {
-    let share = place.join(subject.name);
-    fs::create_dir(&share).map_err(Failure::io("cannot make the share"))?;
-    let output = place.join(format!("{}.strace", subject.name));
-    let before = strace::COMMAND.iter().map(PathBuf::from).chain([output.clone()]);
-    let daemon = subject.daemon(&programs.pinhole, &share)?.under(before);
+    let share = folder.join(subject.name);
+    fs::create_dir(&share).map_err(Failure::io("cannot create the share"))?;
+    let output = folder.join(format!("{}.strace", subject.name));
+    let strace = strace::COMMAND.iter().map(PathBuf::from).chain([output.clone()]);
+    let daemon = subject.daemon(&programs.pinhole, &share)?.under(strace);
     let daemon = daemon.start().map_err(|error| Failure::new(error.to_string()))?;
-    let ready = settled(&output)?;
-    let mut load = Load::start(subject, &programs.bench, &share, daemon.socket())?;
-    load.until("connected")?;
-    let connected = settled(&output)?;
-    load.go_on()?;
-    let counts = load.until("played").map_err(|failure| {
+    let ready = line_count_when_idle(&output)?;
+    let mut player = PlayerProcess::start(subject, &programs.bench, &share, daemon.socket())?;
+    player.read_until("connected")?;
+    let connected = line_count_when_idle(&output)?;
+    player.let_continue()?;
+    let counts = player.read_until("played").map_err(|failure| {
         Failure::new(format!("{}: {failure}\noutput of the daemon:\n{}", subject.name, daemon.stderr()))
     })?;
-    let played = settled(&output)?;
+    let played = line_count_when_idle(&output)?;
     let text = read(&output)?;
     let trace = Trace::parse(&text)?;
-    let (done, refused) = outcomes(&counts);
+    let (done, refused) = count_outcomes(&counts);
     let own = |names: BTreeSet<&str>| names.into_iter().map(str::to_owned).collect();
-    let process = serving(daemon.id())?;
+    let process = serving_process(daemon.id())?;
     let mut native = Native {
         kinds: BTreeMap::new(),
         called_at_start: own(trace.called((0, ready), None)),
@@ -132,17 +132,23 @@ pub(super) fn measure(
         done,
         refused,
     };
-    look(process, &trace, names, (connected, played), &mut native)?;
+    inspect_threads(process, &trace, names, (connected, played), &mut native)?;
     Ok(native)
 }
 
 /// Reads names, capabilities, filters and calls of the threads.
-fn look(process: u32, trace: &Trace, names: &Names, steady: (usize, usize), native: &mut Native) -> Outcome {
+fn inspect_threads(
+    process: u32,
+    trace: &Trace,
+    names: &Names,
+    steady: (usize, usize),
+    native: &mut Native,
+) -> Outcome {
     let mut capabilities = 0;
     for thread in entries(&proc(process, "task"))? {
         let Ok(id) = thread.parse::<u32>() else { continue };
         let status = read(&proc(process, &format!("task/{id}/status")))?;
-        capabilities |= permitted(&status).unwrap_or(0);
+        capabilities |= permitted_capabilities(&status).unwrap_or(0);
         let filters = trace.filters(id);
         let stated = field(&status, "Seccomp_filters:").and_then(|count| count.parse().ok());
         if stated.is_some_and(|count: usize| count != filters.len()) {
@@ -155,7 +161,7 @@ fn look(process: u32, trace: &Trace, names: &Names, steady: (usize, usize), nati
         let allowed = allowed.filter(|(_, verdict)| *verdict != CallVerdict::Never);
         let allowed = allowed.map(|(name, verdict)| (name.clone(), verdict)).collect();
         let called = trace.called(steady, Some(id)).into_iter().map(str::to_owned);
-        let kind = kind(field(&status, "Name:").unwrap_or("unnamed"));
+        let kind = kind_name(field(&status, "Name:").unwrap_or("unnamed"));
         native.kinds.entry(kind).or_default().add(1, &allowed, called);
     }
     native.capabilities = names.of_set(capabilities).into_iter().map(str::to_owned).collect();
@@ -163,13 +169,13 @@ fn look(process: u32, trace: &Trace, names: &Names, steady: (usize, usize), nati
 }
 
 /// Returns the name without its number: `request` for `request-3`.
-fn kind(name: &str) -> String {
+fn kind_name(name: &str) -> String {
     let plain = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
     if plain.is_empty() { name } else { plain }.to_owned()
 }
 
 /// Returns the serving process: among all that strace started, the one with the most threads.
-fn serving(strace: u32) -> Outcome<u32> {
+fn serving_process(strace: u32) -> Outcome<u32> {
     let children = children()?;
     let mut open = vec![strace];
     let mut family = Vec::new();
@@ -201,7 +207,7 @@ fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
-fn permitted(status: &str) -> Option<u64> {
+fn permitted_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(field(status, "CapPrm:")?, 16).ok()
 }
 
@@ -212,14 +218,14 @@ fn descriptors(process: u32) -> Outcome<BTreeMap<String, usize>> {
         let link = fs::read_link(proc(process, &format!("fd/{number}")));
         // Skips a descriptor that was closed meanwhile.
         let Ok(target) = link else { continue };
-        *kinds.entry(leads_to(&target.to_string_lossy())).or_default() += 1;
+        *kinds.entry(target_kind(&target.to_string_lossy())).or_default() += 1;
     }
     Ok(kinds)
 }
 
 /// Returns the kind of a target: `anon_inode:[eventfd]`, `socket:[123]`, `/memfd:guest-memory
 /// (deleted)`, or a path.
-fn leads_to(target: &str) -> String {
+fn target_kind(target: &str) -> String {
     if let Some(kind) = target.strip_prefix("anon_inode:") {
         return kind.trim_matches(['[', ']']).to_owned();
     }
@@ -236,7 +242,7 @@ fn leads_to(target: &str) -> String {
 }
 
 /// Waits until the output of strace stops growing, and returns the number of its lines.
-fn settled(output: &Path) -> Outcome<usize> {
+fn line_count_when_idle(output: &Path) -> Outcome<usize> {
     let began = Instant::now();
     let mut before = read(output)?.lines().count();
     loop {
@@ -258,7 +264,7 @@ fn settled(output: &Path) -> Outcome<usize> {
 
 /// Returns the numbers of successful and refused requests, from lines `opcode done errno:count
 /// ...`.
-fn outcomes(counts: &str) -> (u64, u64) {
+fn count_outcomes(counts: &str) -> (u64, u64) {
     let (mut done, mut refused) = (0, 0);
     for line in counts.lines() {
         for (at, word) in line.split(' ').enumerate().skip(1) {
@@ -273,12 +279,12 @@ fn outcomes(counts: &str) -> (u64, u64) {
 }
 
 /// Process of the load. Dropping it ends the process.
-struct Load {
+struct PlayerProcess {
     child: Child,
-    said: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
-impl Load {
+impl PlayerProcess {
     fn start(subject: Subject, program: &Path, share: &Path, socket: &Path) -> Outcome<Self> {
         let mut command = Command::new(program);
         command.args(["surface-load", "play"]).arg("--share").arg(share).arg("--socket").arg(socket);
@@ -291,19 +297,21 @@ impl Load {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(Failure::io("cannot start the load"))?;
-        let said = child.stdout.take().ok_or_else(|| Failure::new("the load has no standard output"))?;
-        Ok(Self { child, said: BufReader::new(said) })
+        let output = child.stdout.take().ok_or_else(|| Failure::new("the load has no standard output"))?;
+        Ok(Self { child, output: BufReader::new(output) })
     }
 
     /// Returns the lines that the load prints before the line `word`.
-    fn until(&mut self, word: &str) -> Outcome<String> {
+    fn read_until(&mut self, word: &str) -> Outcome<String> {
         let mut text = String::new();
         loop {
             let mut line = String::new();
-            let len =
-                self.said.read_line(&mut line).map_err(Failure::io("cannot read the output of the load"))?;
+            let len = self
+                .output
+                .read_line(&mut line)
+                .map_err(Failure::io("cannot read the output of the load"))?;
             if len == 0 {
-                return Err(self.complaint());
+                return Err(self.failure());
             }
             if line.trim_end() == word {
                 return Ok(text);
@@ -312,13 +320,13 @@ impl Load {
         }
     }
 
-    fn go_on(&mut self) -> Outcome {
+    fn let_continue(&mut self) -> Outcome {
         let input =
             self.child.stdin.as_mut().ok_or_else(|| Failure::new("the load has no standard input"))?;
         input.write_all(b"\n").map_err(Failure::io("cannot tell the load to continue"))
     }
 
-    fn complaint(&mut self) -> Failure {
+    fn failure(&mut self) -> Failure {
         let mut said = String::new();
         if let Some(errors) = self.child.stderr.as_mut()
             && let Err(error) = errors.read_to_string(&mut said)
@@ -329,7 +337,7 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for PlayerProcess {
     fn drop(&mut self) {
         // Ignore the result of kill: the process may have ended already. wait reaps it.
         drop(self.child.kill());
@@ -343,7 +351,7 @@ mod tests {
 
     #[test]
     fn thread_kinds_have_no_number() {
-        assert_eq!(["request-3", "hiprio", "pool", "7"].map(kind), ["request", "hiprio", "pool", "7"]);
+        assert_eq!(["request-3", "hiprio", "pool", "7"].map(kind_name), ["request", "hiprio", "pool", "7"]);
     }
 
     #[test]
@@ -351,18 +359,18 @@ mod tests {
         let targets =
             ["anon_inode:[eventfd]", "socket:[12]", "/memfd:guest-memory (deleted)", "/srv", "/dev/null"];
         let kinds = ["eventfd", "socket", "guest memory", "file or folder", "/dev/null"];
-        assert_eq!(targets.map(leads_to), kinds);
+        assert_eq!(targets.map(target_kind), kinds);
     }
 
     #[test]
     fn requests_are_counted_by_outcome() {
-        assert_eq!(outcomes("1 33 2:6 22:6\n39 0 25:12\n"), (33, 24));
+        assert_eq!(count_outcomes("1 33 2:6 22:6\n39 0 25:12\n"), (33, 24));
     }
 
     #[test]
     fn capabilities_are_read_from_the_status() {
         let status = "Name:\trequest-1\nCapPrm:\t00000000000000c1\nSeccomp_filters:\t2\n";
-        assert_eq!(permitted(status), Some(0xc1));
+        assert_eq!(permitted_capabilities(status), Some(0xc1));
         assert_eq!(field(status, "Seccomp_filters:"), Some("2"));
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::filter::CallVerdict;
-use super::report::{ALLOWED, REACHED, Seen, SurfaceReport};
+use super::report::{ALLOWED, DaemonResults, REACHED, SurfaceReport};
 use super::subject::DaemonKind;
 use crate::bench::aims::Bound;
 use crate::bench::chart::{Bar, Chart, paint};
@@ -24,11 +24,11 @@ const LEGEND: &str = "bar: pinhole / virtiofsd, blue: aim";
 /// Fails if a file cannot be written.
 pub(super) fn write(report: &SurfaceReport, root: &Path) -> Outcome {
     let folder = root.join("docs/measured");
-    fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
+    fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot create {}", folder.display())))?;
     let chart =
         Chart { title: "Host surface: pinhole / virtiofsd".to_owned(), legend: LEGEND, bars: bars(report) };
     let mut drawn = String::new();
-    let when = format!("{}; {}", report.conditions.date, report.conditions.words);
+    let when = format!("{}; {}", report.conditions.date, report.conditions.host);
     paint(&chart, &when, &mut drawn)
         .map_err(|error| Failure::new(format!("cannot draw the chart: {error}")))?;
     for (path, text) in [(folder.join("surface.svg"), drawn), (folder.join("surface.md"), page(report))] {
@@ -64,7 +64,7 @@ fn page(report: &SurfaceReport) -> String {
     let mut parts = vec![format!(
         "# Host surface, {}\n\nHow much of the host can each daemon reach, and how much does it reach? This page \
          compares\nPinhole in each profile and virtiofsd. `cargo xtask surface --write` writes it.\n\n- machine: {}\n- programs: {}\n",
-        report.conditions.date, report.conditions.words, report.conditions.versions
+        report.conditions.date, report.conditions.host, report.conditions.versions
     )];
     parts.push(HOW.to_owned());
     parts.push(format!("## Aims\n\n{}\n", report.aims_table().markdown()));
@@ -119,13 +119,13 @@ row for attributes; a test of `policy` checks the counts.
 
 const NOTE_CALLS: &str = "`*`: only with some arguments.";
 
-fn lists(report: &SurfaceReport, each: fn(&SurfaceReport, &Seen) -> String) -> String {
+fn lists(report: &SurfaceReport, each: fn(&SurfaceReport, &DaemonResults) -> String) -> String {
     let items =
         report.daemons.iter().map(|seen| format!("- **{}**: {}", seen.subject.name, each(report, seen)));
     items.collect::<Vec<_>>().join("\n")
 }
 
-fn queue_thread(_: &SurfaceReport, seen: &Seen) -> String {
+fn queue_thread(_: &SurfaceReport, seen: &DaemonResults) -> String {
     let Some(kind) = seen.native.queue_thread() else { return "strace saw no queue thread".to_owned() };
     let all = kind.allowed.values().all(|verdict| *verdict == CallVerdict::Always);
     // No list of permitted calls has all of them.
@@ -135,16 +135,16 @@ fn queue_thread(_: &SurfaceReport, seen: &Seen) -> String {
     SurfaceReport::calls_in_words(kind)
 }
 
-fn capabilities(_: &SurfaceReport, seen: &Seen) -> String {
+fn capabilities(_: &SurfaceReport, seen: &DaemonResults) -> String {
     if seen.native.capabilities.is_empty() { "none".to_owned() } else { seen.native.capabilities.join(", ") }
 }
 
-fn descriptors(_: &SurfaceReport, seen: &Seen) -> String {
+fn descriptors(_: &SurfaceReport, seen: &DaemonResults) -> String {
     let counted = seen.native.descriptors.iter().map(|(kind, count)| format!("{count} {kind}"));
     counted.collect::<Vec<_>>().join(", ")
 }
 
-fn functions(report: &SurfaceReport, seen: &Seen) -> String {
+fn functions(report: &SurfaceReport, seen: &DaemonResults) -> String {
     let (Some(own), Some(peer)) = (&seen.reached, report.peer().and_then(|peer| peer.reached.as_ref()))
     else {
         return "not measured in this run".to_owned();

@@ -92,10 +92,10 @@ fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Re
     prepare(share)?;
     let tracer = Tracer::new(tracing)?;
     let (program, arguments) = daemon.split_first().ok_or("no program")?;
-    let daemon = Daemon::pinhole_at(program, share).under(tracer.before());
+    let daemon = Daemon::pinhole_at(program, share).under(tracer.traced_command());
     let daemon = arguments.iter().fold(daemon, Daemon::argument).start()?;
-    take(&tracer, "start")?;
-    tracer.go_on()?;
+    end_phase(&tracer, "start")?;
+    tracer.begin_phase()?;
     let outcome = play_traced(&tracer, daemon.socket(), malformed);
     outcome.map_err(|error| format!("{error}\noutput of the daemon:\n{}", daemon.stderr()).into())
 }
@@ -103,23 +103,23 @@ fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Re
 fn play_traced(tracer: &Tracer, socket: &Path, malformed: bool) -> Result<(), Failed> {
     let mut guest = SurfaceGuest::connect(socket)?;
     guest.warm_up()?;
-    take(tracer, "connect")?;
-    tracer.go_on()?;
+    end_phase(tracer, "connect")?;
+    tracer.begin_phase()?;
     guest.play()?;
     if malformed {
         guest.play_malformed()?;
     }
-    take(tracer, "steady")?;
+    end_phase(tracer, "steady")?;
     for line in guest.to_string().lines() {
         say(format!("request {line}"));
     }
     Ok(())
 }
 
-fn take(tracer: &Tracer, phase: &str) -> Result<(), Failed> {
+fn end_phase(tracer: &Tracer, phase: &str) -> Result<(), Failed> {
     // Nothing tells that a daemon has finished its work. Late work would count for the next phase.
     std::thread::park_timeout(REST);
-    for name in tracer.take()? {
+    for name in tracer.end_phase()? {
         say(format!("{phase} {name}"));
     }
     Ok(())

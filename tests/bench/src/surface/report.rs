@@ -14,12 +14,12 @@ use crate::table::Table;
 #[derive(Debug)]
 pub(super) struct SurfaceReport {
     pub(super) conditions: Conditions,
-    pub(super) daemons: Vec<Seen>,
+    pub(super) daemons: Vec<DaemonResults>,
 }
 
 /// Results of one daemon.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct DaemonResults {
     pub(super) subject: Subject,
     pub(super) native: Native,
     /// Kernel functions; `None` with `--native`.
@@ -42,15 +42,15 @@ impl SurfaceAim {
 }
 
 /// Most system calls that a queue thread may have in each profile.
-const CALLS: [(&str, f64); 3] = [("rootfs", 20.0), ("share", 45.0), ("full", 60.0)];
+const CALLS_MAX: [(&str, f64); 3] = [("rootfs", 20.0), ("share", 45.0), ("full", 60.0)];
 
 /// Largest ratio of kernel functions: `rootfs` to virtiofsd.
-const FUNCTIONS: f64 = 0.7;
+const FUNCTIONS_RATIO_MAX: f64 = 0.7;
 
 pub(super) const ALLOWED: &str = "system calls allowed, queue thread";
 pub(super) const REACHED: &str = "kernel functions reached, load";
 
-impl Seen {
+impl DaemonResults {
     fn queue_thread(&self) -> ThreadKind {
         self.native.queue_thread().cloned().unwrap_or_default()
     }
@@ -86,27 +86,27 @@ impl Seen {
 
 impl SurfaceReport {
     /// Returns the results of virtiofsd.
-    pub(super) fn peer(&self) -> Option<&Seen> {
+    pub(super) fn peer(&self) -> Option<&DaemonResults> {
         self.daemons.iter().find(|seen| seen.subject.kind == DaemonKind::Virtiofsd)
     }
 
-    fn of(&self, name: &str) -> Option<&Seen> {
+    fn results_of(&self, name: &str) -> Option<&DaemonResults> {
         self.daemons.iter().find(|seen| seen.subject.name == name)
     }
 
     /// Returns the aims for which this run has a figure.
     pub(super) fn aims(&self) -> Vec<SurfaceAim> {
-        let calls = CALLS.into_iter().filter_map(|(profile, limit)| {
-            let value = self.of(profile)?.figure(ALLOWED)?;
+        let calls = CALLS_MAX.into_iter().filter_map(|(profile, limit)| {
+            let value = self.results_of(profile)?.figure(ALLOWED)?;
             Some(SurfaceAim { what: ALLOWED, profile, limit, value })
         });
         let mut all: Vec<SurfaceAim> = calls.collect();
-        let functions = self.of("rootfs").zip(self.peer()).and_then(|(own, peer)| {
+        let functions = self.results_of("rootfs").zip(self.peer()).and_then(|(own, peer)| {
             let value = own.figure(REACHED)? / peer.figure(REACHED)?;
             Some(SurfaceAim {
                 what: "kernel functions, ratio to virtiofsd",
                 profile: "rootfs",
-                limit: FUNCTIONS,
+                limit: FUNCTIONS_RATIO_MAX,
                 value,
             })
         });
@@ -119,7 +119,7 @@ impl SurfaceReport {
         let head: Vec<&'static str> =
             std::iter::once("").chain(self.daemons.iter().map(|seen| seen.subject.name)).collect();
         let mut table = Table::new(&head);
-        let columns: Vec<_> = self.daemons.iter().map(Seen::figures).collect();
+        let columns: Vec<_> = self.daemons.iter().map(DaemonResults::figures).collect();
         for (at, (name, _)) in columns.first().into_iter().flatten().enumerate() {
             let figures = columns.iter().map(|column| column.get(at).and_then(|(_, figure)| *figure));
             let cells = figures.map(|figure| figure.map_or_else(|| "-".to_owned(), |it| it.to_string()));
@@ -192,7 +192,7 @@ impl SurfaceReport {
         });
         json!({
             "date": self.conditions.date,
-            "machine": self.conditions.words,
+            "machine": self.conditions.host,
             "versions": self.conditions.versions,
             "daemons": daemons.collect::<Vec<_>>(),
             "aims": aims.collect::<Vec<_>>(),

@@ -55,7 +55,7 @@ struct Birth {
     line: usize,
     parent: u32,
     /// Whether it is a thread in the process of its parent.
-    thread: bool,
+    is_thread: bool,
 }
 
 /// First part of a call that has begun and not ended.
@@ -79,7 +79,7 @@ impl Trace {
             if let Some(rest) = text.strip_prefix("<... ") {
                 if let Some(whole) = begun.remove(&thread) {
                     let rest = rest.split_once(" resumed>").map_or("", |(_, rest)| rest);
-                    trace.ended(thread, whole.line, &format!("{}{rest}", whole.text))?;
+                    trace.record(thread, whole.line, &format!("{}{rest}", whole.text))?;
                 }
                 continue;
             }
@@ -88,22 +88,22 @@ impl Trace {
             trace.calls.push(Call { line, thread, name: name.to_owned() });
             match text.strip_suffix("<unfinished ...>") {
                 Some(first) => drop(begun.insert(thread, Begun { line, text: first.to_owned() })),
-                None => trace.ended(thread, line, text)?,
+                None => trace.record(thread, line, text)?,
             }
         }
         Ok(trace)
     }
 
     /// Records a call whose result is known.
-    fn ended(&mut self, thread: u32, line: usize, text: &str) -> Outcome {
+    fn record(&mut self, thread: u32, line: usize, text: &str) -> Outcome {
         let Some((call, result)) = text.rsplit_once(" = ") else { return Ok(()) };
         if result.starts_with('-') {
             return Ok(());
         }
         let starts = ["clone(", "clone3(", "fork(", "vfork("];
         if starts.iter().any(|name| call.starts_with(name)) {
-            if let Some(child) = number_seen(result) {
-                let birth = Birth { line, parent: thread, thread: call.contains("CLONE_THREAD") };
+            if let Some(child) = child_number(result) {
+                let birth = Birth { line, parent: thread, is_thread: call.contains("CLONE_THREAD") };
                 self.births.insert(child, birth);
             }
             return Ok(());
@@ -133,14 +133,15 @@ impl Trace {
 
     fn filters_before(&self, thread: u32, line: usize) -> Vec<&Program> {
         let birth = self.births.get(&thread);
-        let born = birth.map_or(0, |birth| birth.line);
+        let born_at = birth.map_or(0, |birth| birth.line);
         let mut all =
             birth.map_or_else(Vec::new, |birth| self.filters_before(birth.parent, birth.line.min(line)));
-        let process = self.process(thread);
+        let process = self.process_of(thread);
         let own = self.installed.iter().filter(|installed| installed.line < line);
         let own = own.filter(|installed| {
-            let shared =
-                installed.whole_process && installed.line > born && self.process(installed.thread) == process;
+            let shared = installed.whole_process
+                && installed.line > born_at
+                && self.process_of(installed.thread) == process;
             installed.thread == thread || shared
         });
         all.extend(own.map(|installed| &installed.program));
@@ -148,11 +149,11 @@ impl Trace {
     }
 
     /// Returns the first thread of the process of `thread`.
-    fn process(&self, mut thread: u32) -> u32 {
+    fn process_of(&self, mut thread: u32) -> u32 {
         // The trace has no more generations than recorded births.
         for _ in 0..=self.births.len() {
             match self.births.get(&thread) {
-                Some(birth) if birth.thread => thread = birth.parent,
+                Some(birth) if birth.is_thread => thread = birth.parent,
                 Some(_) | None => break,
             }
         }
@@ -165,7 +166,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Parses `320`, or the second number of `2 /* 320 in strace's PID NS */`.
-fn number_seen(result: &str) -> Option<u32> {
+fn child_number(result: &str) -> Option<u32> {
     let number = result.split_once("/* ").map_or(result, |(_, outer)| outer);
     number.split_whitespace().next()?.parse().ok().filter(|number| *number != 0)
 }

@@ -18,7 +18,7 @@ use super::figure::{Better, Contestant, Figure};
 use super::fresh;
 use super::progress::Progress;
 use crate::console::complain;
-use crate::place::Place;
+use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 use holder::Holder;
 use processes::{Holdings, holdings};
@@ -74,7 +74,11 @@ const KEEPINGS: [Keeping; 2] = [
 /// # Errors
 /// Fails if a daemon or a front-end does not start. A row that fails otherwise is reported and left
 /// out.
-pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) -> Outcome<Vec<Figure>> {
+pub(crate) fn turn(
+    contestant: &Contestant,
+    run_folder: &RunFolder,
+    progress: &Progress,
+) -> Outcome<Vec<Figure>> {
     match contestant {
         Contestant::Native => return Ok(Vec::new()),
         Contestant::Virtiofsd(setting) if setting.cache != "auto" || setting.pool > 0 => {
@@ -82,7 +86,7 @@ pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) 
         }
         Contestant::Pinhole { .. } | Contestant::Before { .. } | Contestant::Virtiofsd(_) => {}
     }
-    let share = tree(place)?;
+    let share = tree(run_folder)?;
     let target = CostTarget { contestant, share: &share };
     let mut figures = Vec::new();
     for sandbox in [Sandbox::Default, Sandbox::None] {
@@ -209,8 +213,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 /// Returns a folder with many empty files, which is made once for all turns.
-fn tree(place: &Place) -> Outcome<PathBuf> {
-    let share = fresh::spread(place.folder(), "cost")?.join("share");
+fn tree(run_folder: &RunFolder) -> Outcome<PathBuf> {
+    let share = fresh::spread(run_folder.path(), "cost")?.join("share");
     let complete = share.join("part-0/complete");
     if complete.exists() {
         return Ok(share);

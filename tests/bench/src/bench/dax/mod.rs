@@ -23,8 +23,8 @@ use super::aims::Bound;
 use super::rows::Rows;
 use crate::conditions::Conditions;
 use crate::console::say;
-use crate::place::Place;
 use crate::programs;
+use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 
 /// Length of the file and of the window, in bytes.
@@ -51,10 +51,10 @@ const AIMS: [(&str, Bound); 7] = [
 /// Measures in `turns` turns, with `seconds` for each figure. `load` is the load average before the
 /// build.
 pub(crate) fn main(turns: u16, seconds: f64, load: &str) -> Outcome {
-    let place = Place::new()?;
+    let run_folder = RunFolder::new()?;
     let program = programs::pinhole()?;
-    let conditions = Conditions::here(&program, place.folder(), load);
-    let share = place.folder().join("dax");
+    let conditions = Conditions::of_run(&program, run_folder.path(), load);
+    let share = run_folder.path().join("dax");
     fs::create_dir_all(&share).map_err(Failure::io("cannot make the share"))?;
     let file = make_file(&share.join(FILE))?;
     let bench = Bench { program, share, seconds };
@@ -66,7 +66,7 @@ pub(crate) fn main(turns: u16, seconds: f64, load: &str) -> Outcome {
             bench.memory(guests, &file, &mut rows)?;
         }
     }
-    say(format!("\n{}; {}; turns: {turns}", conditions.date, conditions.words));
+    say(format!("\n{}; {}; turns: {turns}", conditions.date, conditions.host));
     rows.show(&AIMS);
     Ok(())
 }

@@ -15,7 +15,7 @@ use pinhole_tests::guest::{Finished, Guest};
 use super::figure::{Better, Contestant, Figure};
 use super::progress::Progress;
 use crate::console::complain;
-use crate::place::Place;
+use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 
 /// Tag of the share.
@@ -83,14 +83,14 @@ impl Mode {
 pub(crate) fn turn(
     contestant: &Contestant,
     only: Option<Mode>,
-    (place, progress): (&Place, &Progress),
+    (run_folder, progress): (&RunFolder, &Progress),
 ) -> Outcome<Vec<Figure>> {
     let mut figures = Vec::new();
     for (mode, argument) in
         modes(contestant).into_iter().filter(|(mode, _)| only.is_none_or(|only| only == *mode))
     {
         progress.tell(format!("guest: {contestant}, cache {}", mode.word()));
-        figures.extend(boot(contestant, mode, argument, place)?);
+        figures.extend(boot(contestant, mode, argument, run_folder)?);
     }
     Ok(figures)
 }
@@ -116,8 +116,13 @@ fn modes(contestant: &Contestant) -> Vec<(Mode, Option<&'static str>)> {
     }
 }
 
-fn boot(contestant: &Contestant, mode: Mode, argument: Option<&str>, place: &Place) -> Outcome<Vec<Figure>> {
-    let share = tree::prepare(place)?;
+fn boot(
+    contestant: &Contestant,
+    mode: Mode,
+    argument: Option<&str>,
+    run_folder: &RunFolder,
+) -> Outcome<Vec<Figure>> {
+    let share = tree::prepare(run_folder)?;
     let tag = format!("--tag={TAG}");
     let arguments: Vec<&str> = argument.into_iter().chain([tag.as_str()]).collect();
     let daemon = contestant

@@ -12,7 +12,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::bench::fresh;
-use crate::place::Place;
+use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome, run_quietly};
 
 /// Number of files in the tree.
@@ -39,8 +39,8 @@ const BIG_LEN: usize = 128 << 20;
 const PIECE_LEN: usize = 1 << 20;
 
 /// Makes a share. Dropping the value removes it.
-pub(super) fn prepare(place: &Place) -> Outcome<TempDir> {
-    let share = fresh::folder(place.folder(), "guest")?;
+pub(super) fn prepare(run_folder: &RunFolder) -> Outcome<TempDir> {
+    let share = fresh::folder(run_folder.path(), "guest")?;
     fill(share.path()).map_err(Failure::io("cannot fill the share of the guest"))?;
     archive(share.path())?;
     let folder = File::open(share.path()).map_err(Failure::io("cannot open the share of the guest"))?;

@@ -16,8 +16,8 @@ use super::aims::Bound;
 use super::rows::Rows;
 use crate::conditions::Conditions;
 use crate::console::say;
-use crate::place::Place;
 use crate::programs;
+use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 
 /// Name of the locked file.
@@ -32,10 +32,10 @@ const AIMS: [(&str, Bound); 3] = [
 
 /// Measures in `turns` turns. `load` is the load average before the build.
 pub(crate) fn main(turns: u16, load: &str) -> Outcome {
-    let place = Place::new()?;
+    let run_folder = RunFolder::new()?;
     let program = programs::pinhole()?;
-    let conditions = Conditions::here(&program, place.folder(), load);
-    let share = place.folder().join("locks");
+    let conditions = Conditions::of_run(&program, run_folder.path(), load);
+    let share = run_folder.path().join("locks");
     fs::create_dir_all(&share).map_err(Failure::io("cannot make the share"))?;
     fs::write(share.join(FILE), [0; 4096]).map_err(Failure::io("cannot make the file"))?;
     let daemon = || -> Outcome<Serving> {
@@ -48,7 +48,7 @@ pub(crate) fn main(turns: u16, load: &str) -> Outcome {
         wire([&daemon()?, &daemon()?], &mut rows)?;
         guest(&daemon()?, &mut rows)?;
     }
-    say(format!("\n{}; {}; turns: {turns}", conditions.date, conditions.words));
+    say(format!("\n{}; {}; turns: {turns}", conditions.date, conditions.host));
     rows.show(&AIMS);
     Ok(())
 }

@@ -18,15 +18,15 @@ const RAMFS: i64 = 0x8584_58f6;
 
 /// Folder of a benchmark run.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct RunFolder {
     folder: TempDir,
-    _alone: File,
+    _lock: File,
 }
 
 /// Prefix of the folders of runs.
-const PREFIX: &str = "share-";
+const PREFIX: &str = "run-";
 
-impl Place {
+impl RunFolder {
     /// Creates the folder in the build folder, which must be on a disk: the speed of a tmpfs says
     /// nothing about a disk.
     ///
@@ -35,7 +35,8 @@ impl Place {
     /// active.
     pub(crate) fn new() -> Outcome<Self> {
         let parent = workspace::target().join("bench");
-        std::fs::create_dir_all(&parent).map_err(Failure::io(format!("cannot make {}", parent.display())))?;
+        std::fs::create_dir_all(&parent)
+            .map_err(Failure::io(format!("cannot create {}", parent.display())))?;
         let kind = rustix::fs::statfs(&parent)
             .map_err(|error| {
                 Failure::new(format!("cannot find the file system type of {}: {error}", parent.display()))
@@ -47,25 +48,25 @@ impl Place {
                 parent.display()
             )));
         }
-        let alone = alone(&parent)?;
-        remove_left(&parent)?;
+        let lock = lock_folder(&parent)?;
+        remove_stale(&parent)?;
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(&parent)
-            .map_err(Failure::io("cannot make a folder for the benchmark"))?;
-        Ok(Self { folder, _alone: alone })
+            .map_err(Failure::io("cannot create a folder for the benchmark"))?;
+        Ok(Self { folder, _lock: lock })
     }
 
     /// Returns the folder. Each part creates its shares below it.
-    pub(crate) fn folder(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 }
 
 /// Locks `parent` for one run. Two runs at once would disturb each other.
-fn alone(parent: &Path) -> Outcome<File> {
+fn lock_folder(parent: &Path) -> Outcome<File> {
     let lock = File::create(parent.join("lock"))
-        .map_err(Failure::io("cannot make the lock file of the benchmark"))?;
+        .map_err(Failure::io("cannot create the lock file of the benchmark"))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(Errno::WOULDBLOCK) => Err(Failure::new(
@@ -76,7 +77,7 @@ fn alone(parent: &Path) -> Outcome<File> {
 }
 
 /// Removes folders of killed runs.
-fn remove_left(parent: &Path) -> Outcome {
+fn remove_stale(parent: &Path) -> Outcome {
     let entries =
         std::fs::read_dir(parent).map_err(Failure::io("cannot look for folders of earlier runs"))?;
     for entry in entries.filter_map(Result::ok) {
