@@ -11,15 +11,15 @@ use pinhole_tests::guest::Parts;
 pub(crate) struct Conditions {
     /// Date in the form `2026-11-21`.
     pub(crate) date: String,
-    /// Processors, memory, kernel, file system.
+    /// The host: CPUs, memory, kernel, file system and load.
     pub(crate) host: String,
     /// Versions of pinhole, virtiofsd and the compiler.
     pub(crate) versions: String,
 }
 
 impl Conditions {
-    /// Describes this host. `load` is its [`load`] before the run, `folder` contains the files
-    /// of the run.
+    /// Describes the conditions of a run. `program` is pinhole, `folder` contains the files of the
+    /// run, and `load` is the value of [`load`] before the run.
     pub(crate) fn of_run(program: &Path, folder: &Path, load: &str) -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -39,12 +39,14 @@ impl Conditions {
     }
 }
 
+/// Returns a command that prints the version of the compiler.
 fn rustc() -> Command {
     let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     command.arg("--version");
     command
 }
 
+/// Returns the name and version of virtiofsd.
 fn virtiofsd_version() -> String {
     let Ok(tree) = Parts::locate().base() else { return "no virtiofsd".to_owned() };
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
@@ -53,6 +55,7 @@ fn virtiofsd_version() -> String {
     first_line_of_output(&mut command)
 }
 
+/// Returns the first line that a command prints, or `unknown`.
 fn first_line_of_output(command: &mut Command) -> String {
     let output = command.output().map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).lines().next().unwrap_or("unknown").to_owned()
@@ -65,13 +68,13 @@ fn kernel() -> String {
     release.split('-').next().unwrap_or_default().to_owned()
 }
 
-/// Returns the load average of the last minute, so that a reader knows of other work on the
-/// host.
+/// Returns the load average of the last minute. It shows whether the host had other work.
 pub(crate) fn load() -> String {
     let all = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     all.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
+/// Returns the model name of the first CPU.
 fn cpu_model() -> String {
     let all = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = all.lines().find_map(|line| line.strip_prefix("model name"));
@@ -79,6 +82,7 @@ fn cpu_model() -> String {
     name.trim().to_owned()
 }
 
+/// Returns the size of the memory of the host in GiB.
 fn memory_gib() -> u64 {
     let all = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = all.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -87,7 +91,8 @@ fn memory_gib() -> u64 {
     kib.div_ceil(1 << 20)
 }
 
-/// Returns the type of the file system of `folder`, from the longest mount point above it.
+/// Returns the type of the file system of `folder`, from the longest mount point that
+/// contains the folder.
 fn file_system(folder: &Path) -> String {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());

@@ -2,8 +2,8 @@
 //! (behavior of several guests), beside virtiofsd and bare host calls.
 //!
 //! `cargo xtask bench | surface | coherence` builds this program and `pinhole` into one folder and
-//! starts it. The program is also its own load generators: it starts itself with a hidden command
-//! for each process of a measurement that acts as a guest.
+//! starts it. If a measurement needs a process that acts as a guest, this program starts itself
+//! again with a hidden command.
 //!
 //! | module | task |
 //! |---|---|
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints the needs of a command, one a line. Wrong options need nothing: the command itself
+/// Prints the needs of a command, one a line. Prints nothing for wrong options: the command itself
 /// reports them.
 fn print_needs(words: Vec<OsString>) {
     let name = OsString::from("cargo xtask");

@@ -1,18 +1,19 @@
-//! Things that a measurement needs on the host. `cargo xtask` fetches them before it starts the
-//! measurement.
+//! Programs and parts of test guests that a measurement needs. `cargo xtask` fetches them before it
+//! starts the measurement.
 
 use std::fmt;
 
-/// Part of the test guests, or program of the host.
+/// Part of the test guests, or program of the host. Printed as `part NAME` or `program NAME`, which
+/// `xtask/src/measure.rs` parses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// User-mode Linux, virtiofsd and kernel headers.
     Base,
     /// QEMU and the kernel that it boots.
     Qemu,
-    /// A Debian userland.
+    /// A Debian userland for guests.
     Userland,
-    /// The program strace.
+    /// strace, on the host.
     Strace,
 }
 

@@ -8,7 +8,7 @@ use crate::step::{Failure, Outcome};
 /// Returns the path of `pinhole`, which was built into the folder of this program.
 ///
 /// # Errors
-/// Fails if it is missing.
+/// Fails if the program is missing.
 pub(crate) fn pinhole() -> Outcome<PathBuf> {
     let path = own()?.with_file_name("pinhole");
     if path.is_file() {
@@ -23,7 +23,7 @@ pub(crate) fn pinhole() -> Outcome<PathBuf> {
 /// Returns the path of this program.
 ///
 /// # Errors
-/// Fails if the kernel does not tell it.
+/// Fails if the kernel does not report it.
 pub(crate) fn own() -> Outcome<PathBuf> {
     std::env::current_exe().map_err(Failure::io("cannot find this program"))
 }

@@ -16,14 +16,15 @@ const TMPFS: i64 = 0x0102_1994;
 /// File system type of ramfs in `statfs`.
 const RAMFS: i64 = 0x8584_58f6;
 
-/// Folder of a benchmark run.
+/// Folder of a run. Dropping the value removes the folder and permits the next run.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     folder: TempDir,
+    /// Lock that keeps out other runs.
     _lock: File,
 }
 
-/// Prefix of the folders of runs.
+/// Prefix of the names of run folders, by which a later run finds those of killed runs.
 const PREFIX: &str = "run-";
 
 impl RunFolder {
@@ -57,13 +58,13 @@ impl RunFolder {
         Ok(Self { folder, _lock: lock })
     }
 
-    /// Returns the folder. Each part creates its shares below it.
+    /// Returns the path of the folder. Measurements create their shares below this path.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 }
 
-/// Locks `parent` for one run. Two runs at once would disturb each other.
+/// Locks `parent`, so that only one run is active. Two runs at once would disturb each other.
 fn lock_folder(parent: &Path) -> Outcome<File> {
     let lock = File::create(parent.join("lock"))
         .map_err(Failure::io("cannot create the lock file of the benchmark"))?;
@@ -76,7 +77,7 @@ fn lock_folder(parent: &Path) -> Outcome<File> {
     }
 }
 
-/// Removes folders of killed runs.
+/// Removes the folders of killed runs from `parent`.
 fn remove_stale(parent: &Path) -> Outcome {
     let entries =
         std::fs::read_dir(parent).map_err(Failure::io("cannot look for folders of earlier runs"))?;

@@ -1,6 +1,6 @@
 //! Tables for a terminal and for Markdown documents.
 
-/// Table. The first column is text, aligned left. The others are aligned right.
+/// Table of cells. The first column is aligned left, the others right.
 #[derive(Debug)]
 pub(crate) struct Table {
     head: Vec<&'static str>,
@@ -8,14 +8,17 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// Returns a table with the titles of its columns and no rows.
     pub(crate) fn new(head: &[&'static str]) -> Self {
         Self { head: head.to_vec(), rows: Vec::new() }
     }
 
+    /// Adds a row, which must have a cell for each column.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
+    /// Returns whether the table has no rows.
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -42,6 +45,7 @@ impl Table {
         lines.join("\n")
     }
 
+    /// Returns the width of a column in characters.
     fn width(&self, column: usize) -> usize {
         let cells = self.rows.iter().filter_map(|cells| cells.get(column)).map(|cell| cell.chars().count());
         let head = self.head.get(column).map_or(0, |text| text.chars().count());

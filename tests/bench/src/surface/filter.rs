@@ -9,11 +9,13 @@ use std::collections::BTreeSet;
 
 use crate::step::{Failure, Outcome};
 
-/// `AUDIT_ARCH_X86_64`.
+/// `AUDIT_ARCH_X86_64` (`linux/audit.h`).
 const ARCH: u32 = 0xc000_003e;
 
-/// Offsets of number and architecture in `struct seccomp_data`.
+/// Offset of the number of the system call in `struct seccomp_data`.
 const NUMBER_AT: u32 = 0;
+
+/// Offset of the architecture in `struct seccomp_data`.
 const ARCH_AT: u32 = 4;
 
 /// Seccomp filter.
@@ -31,23 +33,29 @@ enum Instruction {
     Jump(u32),
     /// Comparison of A with a number, and the distances to jump if it is true and if it is false.
     Test { test: Test, with: u32, yes: u32, no: u32 },
-    /// End of the filter; whether the call is permitted.
+    /// End of the filter. True permits the call.
     Return(bool),
 }
 
+/// Comparison of A with k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Test {
+    /// `A == k`.
     Equal,
+    /// `A > k`.
     Greater,
+    /// `A >= k`.
     AtLeast,
+    /// `A & k != 0`.
     Bits,
 }
 
-/// Known contents of the accumulator.
+/// Contents of the accumulator `A`, as far as they are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Value {
+    /// This number.
     Known(u32),
-    /// Value of an argument, which may be any.
+    /// Any number: the value of an argument.
     Any,
 }
 
@@ -86,7 +94,8 @@ impl Program {
         }
     }
 
-    /// Returns whether some path permits the call, and whether some path does not.
+    /// Follows all paths of the filter for a system call. Returns whether a path permits the call,
+    /// and whether a path denies it.
     fn ways(&self, number: u32) -> (bool, bool) {
         let (mut allows, mut denies) = (false, false);
         let mut seen = BTreeSet::new();
@@ -121,7 +130,8 @@ impl Program {
     }
 }
 
-/// Returns what all of these filters together permit. Without a filter, every call is permitted.
+/// Returns how these filters together treat a system call. Without a filter, every call is
+/// permitted.
 pub(super) fn verdict(programs: &[&Program], number: u32) -> CallVerdict {
     let ways: Vec<(bool, bool)> = programs.iter().map(|program| program.ways(number)).collect();
     if ways.iter().any(|(allows, _)| !allows) {
@@ -134,6 +144,7 @@ pub(super) fn verdict(programs: &[&Program], number: u32) -> CallVerdict {
 }
 
 impl Value {
+    /// Returns the value after `A &= mask`.
     fn and(self, mask: u32) -> Self {
         match self {
             Self::Known(value) => Self::Known(value & mask),
@@ -141,6 +152,7 @@ impl Value {
         }
     }
 
+    /// Returns the outcome of a comparison, or `None` if both outcomes are possible.
     fn is(self, test: Test, with: u32) -> Option<bool> {
         let Self::Known(value) = self else { return None };
         Some(match test {
@@ -152,6 +164,7 @@ impl Value {
     }
 }
 
+/// Parses the operands of `BPF_STMT` or `BPF_JUMP`.
 fn instruction(operands: &[&str]) -> Option<Instruction> {
     let (operation, rest) = operands.split_first()?;
     let operation: BTreeSet<&str> = operation.split('|').collect();

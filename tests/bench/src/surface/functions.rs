@@ -17,18 +17,27 @@ use rustix::fs::OFlags;
 
 use crate::step::{Failure, Outcome};
 
-/// Buffer size for each processor, in KiB. A phase of the load fills a tenth of it.
+/// Buffer size for each CPU, in KiB. A phase of the load fills a tenth of it.
 const BUFFER_KIB: u32 = 256 << 10;
 
-/// Length of a page of the buffer and of its header, in bytes, and the bits of the second word of
-/// the header that are a length.
+/// Length of a page of the buffer, in bytes.
 const PAGE: usize = 4096;
+
+/// Length of the header of a page, in bytes: a time stamp of 8 bytes, then the commit word of 8
+/// bytes.
 const PAGE_HEADER_LEN: usize = 16;
+
+/// Bits of the commit word that contain the length of the events in the page, in bytes. The other
+/// bits are flags.
 const COMMIT_MASK: u64 = 0xf_ffff;
 
-/// Values of `type_len` for entries without data (`include/linux/ring_buffer.h`).
+/// Value of `type_len` for space without an event (`include/linux/ring_buffer.h`).
 const PADDING: u32 = 29;
+
+/// Value of `type_len` for a long time difference, in a second word.
 const TIME_EXTEND: u32 = 30;
+
+/// Value of `type_len` for an absolute time, in a second word.
 const TIME_STAMP: u32 = 31;
 
 /// Bits of `common_flags` for hardware, software and non-maskable interrupts
@@ -38,10 +47,12 @@ const INTERRUPTED: u8 = 0x08 | 0x10 | 0x40;
 /// Position of `ip` in an event, in the words of `events/ftrace/function/format`.
 const IP_FIELD: &str = "field:unsigned long ip;\toffset:8;\tsize:8;";
 
-/// Function tracer for one daemon.
+/// Function tracer for one daemon. Dropping the value switches the tracer off.
 #[derive(Debug)]
 pub(crate) struct Tracer {
+    /// Mount point of tracefs.
     folder: PathBuf,
+    /// Names of kernel functions by address.
     names: BTreeMap<u64, String>,
 }
 
@@ -71,8 +82,8 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Returns the command line to put in front of a program that is traced from its first function
-    /// on.
+    /// Returns the start of a command line that traces the program after it, from the first
+    /// function of the program on.
     pub(crate) fn traced_command(&self) -> [PathBuf; 4] {
         let folder = self.folder.display();
         let script = format!("echo $$ > {folder}/set_ftrace_pid; echo 1 > {folder}/tracing_on; exec \"$@\"");
@@ -108,6 +119,8 @@ impl Tracer {
         self.write_file("tracing_on", "1")
     }
 
+    /// Reads the buffer of one CPU until it is empty, and adds the addresses of its functions to
+    /// `reached`. `cpu` is a folder in `per_cpu`.
     fn drain(&self, cpu: &Path, reached: &mut BTreeSet<u64>) -> Outcome {
         let failed = || Failure::io("cannot read the tracer's buffer");
         let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
@@ -125,15 +138,18 @@ impl Tracer {
         }
     }
 
+    /// Returns the name of the function at `address`, or the address if the function is unknown.
     fn name(&self, address: u64) -> String {
         self.names.get(&address).cloned().unwrap_or_else(|| format!("{address:#x}"))
     }
 
+    /// Reads a file of tracefs.
     fn read_file(&self, file: &str) -> Outcome<String> {
         let path = self.folder.join(file);
         fs::read_to_string(&path).map_err(Failure::io(format!("cannot read {}", path.display())))
     }
 
+    /// Writes `value` to a file of tracefs.
     fn write_file(&self, file: &str, value: &str) -> Outcome {
         let path = self.folder.join(file);
         let what = format!("cannot write `{value}` to {}", path.display());
@@ -144,14 +160,15 @@ impl Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // Ignore errors: this process is about to end, and a tracer that stays on costs only time.
+        // Ignore errors: this process is about to end, and a tracer that stays on only makes the
+        // guest slower.
         for (file, value) in [("tracing_on", "0"), ("current_tracer", "nop"), ("set_ftrace_pid", "")] {
             self.write_file(file, value).unwrap_or_default();
         }
     }
 }
 
-/// Parses lines `ADDRESS NAME [MODULE]`.
+/// Parses lines `ADDRESS NAME [MODULE]` into names by address.
 fn parse_names(listed: &str) -> BTreeMap<u64, String> {
     let parsed = listed.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -161,7 +178,7 @@ fn parse_names(listed: &str) -> BTreeMap<u64, String> {
     parsed.collect()
 }
 
-/// Returns the line of the `stats` of a processor that counts lost events.
+/// Returns the first line in the file `stats` of a CPU that reports lost events.
 fn lost_events(stats: &str) -> Option<&str> {
     let counts = ["overrun: ", "commit overrun: ", "dropped events: "];
     stats.lines().find(|line| {
@@ -169,7 +186,11 @@ fn lost_events(stats: &str) -> Option<&str> {
     })
 }
 
-/// Adds the functions of one page of the buffer.
+/// Adds the addresses of the functions in one page of the buffer to `reached`.
+///
+/// Each entry begins with a word: `type_len` in its lower 5 bits, a time difference in the others.
+/// A `type_len` of 1 to 28 is the length of the data in words. If it is 0, a second word has the
+/// length of itself and the data in bytes.
 fn read_page(page: &[u8], reached: &mut BTreeSet<u64>) {
     let Some(commit) = u64_at(page, 8) else { return };
     let end = usize::try_from(commit & COMMIT_MASK).unwrap_or(0) + PAGE_HEADER_LEN;
@@ -188,7 +209,7 @@ fn read_page(page: &[u8], reached: &mut BTreeSet<u64>) {
         if let Some(address) = data_at.and_then(|data_at| function_of_event(page.get(data_at..next)?)) {
             reached.insert(address);
         }
-        // The lengths come from the kernel. One that does not advance would make this loop endless.
+        // A length that does not advance would make this loop endless.
         if next <= at {
             return;
         }
@@ -196,16 +217,21 @@ fn read_page(page: &[u8], reached: &mut BTreeSet<u64>) {
     }
 }
 
-/// Returns the function of an event. Type, flags, preemption depth and process precede its address.
+/// Returns the address of the function in the data of an event, or `None` in an interrupt.
+///
+/// The data begins with the type (2 bytes), the flags (1 byte), the preemption depth (1 byte) and
+/// the process id (4 bytes). The address of the function follows ([`IP_FIELD`]).
 fn function_of_event(event: &[u8]) -> Option<u64> {
     let flags = *event.get(2)?;
     if flags & INTERRUPTED != 0 { None } else { u64_at(event, 8) }
 }
 
+/// Reads a little-endian number at an offset.
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
+/// Reads a little-endian number at an offset.
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
@@ -214,7 +240,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// Returns a page with these words after its header.
+    /// Returns a page with these words after its header, and garbage after the committed length.
     fn page(data: &[u32]) -> Vec<u8> {
         let len = u32::try_from(data.len() * 4).unwrap();
         let words = [0, 0, len, 0].into_iter().chain(data.iter().copied()).flat_map(u32::to_le_bytes);

@@ -1,5 +1,5 @@
-//! Counts the kernel functions that each daemon reaches, in a QEMU guest that acts as the host. Not
-//! every host permits the function tracer.
+//! Counts the kernel functions that each daemon reaches, in a QEMU guest that acts as the host,
+//! because not every host permits the function tracer.
 //!
 //! The guest gets its own root file system: the programs, and the C library of the Debian release
 //! that virtiofsd comes from. The share is ext4, as on most hosts, in a file behind a loop device.
@@ -61,7 +61,7 @@ pub(super) fn measure(programs: &SurfacePrograms) -> Outcome<Vec<(Subject, Reach
     if finished.exit_code != 0 {
         let text = finished.text();
         let said = text.lines().filter(|line| !is_function(line));
-        // Only the log of the kernel tells that a filter killed a process.
+        // Only the log of the kernel reports that a filter killed a process.
         let killed = finished.kernel_log.lines().filter(|line| line.contains("audit: type=1326"));
         return Err(Failure::new(format!(
             "the guest that acts as the host ended with {}:\n{}",
@@ -72,6 +72,7 @@ pub(super) fn measure(programs: &SurfacePrograms) -> Outcome<Vec<(Subject, Reach
     parse_output(&finished.text())
 }
 
+/// Returns whether a line names a function or counts a request.
 fn is_function(line: &str) -> bool {
     ["start ", "connect ", "steady ", "request "].iter().any(|word| line.starts_with(word))
 }
@@ -105,14 +106,16 @@ fn add_files(mut guest: Guest, programs: &SurfacePrograms) -> Outcome<Guest> {
     Ok(guest.file("host/subjects", 0o644, words.concat()).file("host/inside", 0o644, INSIDE))
 }
 
-/// Returns a line for the script: `one NAME FLAG PROGRAM ARGUMENTS`.
+/// Returns the line of a daemon in the file `subjects` of the script: `one NAME FLAG PROGRAM
+/// ARGUMENTS`.
 fn script_line(subject: Subject) -> String {
     let malformed = if subject.outlives_malformed() { "--malformed" } else { "" };
     let arguments = subject.arguments.join(" ");
     format!("one {} '{malformed}' {} {arguments}\n", subject.name, subject.program_in_guest())
 }
 
-/// Makes a root that is not an initramfs, because pivot_root cannot leave an initramfs.
+/// Script that creates a root file system outside the initramfs, because pivot_root cannot leave an
+/// initramfs. Runs [`INSIDE`] there.
 const SCRIPT: &str = r"
 set -e
 insmod /extra/host/loop.ko.xz
@@ -132,7 +135,7 @@ mount -t tmpfs tmp tmp
 exec unshare -m sh -c 'mount -o move . / && exec chroot . /bin/sh /inside'
 ";
 
-/// Runs each daemon on its own new file system. All file systems are made with the same options.
+/// Script that runs each daemon on its own new file system. All file systems have the same options.
 const INSIDE: &str = r#"
 set -e
 export PATH=/usr/bin:/usr/sbin:/bin

@@ -61,7 +61,7 @@ impl SurfaceArguments {
     }
 }
 
-/// Measures what `arguments` select. `load` is the load average before the build.
+/// Runs the selected measurements. `load` is the load average before the build.
 pub(crate) fn main(arguments: &SurfaceArguments, load: &str) -> Outcome {
     let programs = SurfacePrograms { pinhole: programs::pinhole()?, bench: programs::own()? };
     let run_folder = RunFolder::new()?;
@@ -82,6 +82,7 @@ pub(crate) fn main(arguments: &SurfaceArguments, load: &str) -> Outcome {
     show(&SurfaceReport { conditions, daemons }, arguments)
 }
 
+/// Prints the tables, and writes the JSON file and the page if they are wanted.
 fn show(report: &SurfaceReport, arguments: &SurfaceArguments) -> Outcome {
     say(format!("\n{}; {}; {}", report.conditions.date, report.conditions.host, report.conditions.versions));
     let tables = [("figures", report.table()), ("threads", report.threads()), ("aims", report.aims_table())];

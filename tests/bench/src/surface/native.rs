@@ -1,5 +1,5 @@
-//! Runs a daemon on this host under strace, with the load. Measures the system calls that it
-//! makes, the calls that its filters permit, and what its process holds after the load.
+//! Runs a daemon on this host under strace, with the load. Measures the system calls of the daemon,
+//! the calls that its filters permit, and what its serving process holds after the load.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,9 +26,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Native {
     /// Threads of the serving process, by name without number.
     pub(super) kinds: BTreeMap<String, ThreadKind>,
-    /// System calls of all threads of all its processes up to the ready line.
+    /// System calls of all processes of the daemon up to the ready line.
     pub(super) called_at_start: BTreeSet<String>,
-    /// System calls under the load.
+    /// System calls of all processes of the daemon under the load.
     pub(super) called: BTreeSet<String>,
     /// Capabilities that any thread of the serving process has.
     pub(super) capabilities: Vec<String>,
@@ -42,9 +42,10 @@ pub(super) struct Native {
     pub(super) refused: u64,
 }
 
-/// Threads with the same name.
+/// Threads of the serving process with the same name, apart from a number at the end.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ThreadKind {
+    /// Number of threads.
     pub(super) threads: usize,
     /// System calls that any of them may make, with any or with some arguments.
     pub(super) allowed: BTreeMap<String, CallVerdict>,
@@ -66,7 +67,7 @@ impl Native {
         self.kinds.get("request").or_else(|| self.kinds.get("vring_worker"))
     }
 
-    /// Returns the union over all threads of the serving process.
+    /// Returns all threads of the serving process as one kind.
     pub(super) fn process(&self) -> ThreadKind {
         let mut all = ThreadKind::default();
         for kind in self.kinds.values() {
@@ -77,6 +78,7 @@ impl Native {
 }
 
 impl ThreadKind {
+    /// Adds threads. A call counts as filtered only if no thread may make it with any arguments.
     fn add(
         &mut self,
         threads: usize,
@@ -136,7 +138,11 @@ pub(super) fn measure(
     Ok(native)
 }
 
-/// Reads names, capabilities, filters and calls of the threads.
+/// Adds the names, capabilities, filters and calls of the threads of `process` to `native`.
+/// `steady` is the range of lines under the load.
+///
+/// # Errors
+/// Fails if strace saw another number of filters than the kernel reports.
 fn inspect_threads(
     process: u32,
     trace: &Trace,
@@ -168,13 +174,13 @@ fn inspect_threads(
     Ok(())
 }
 
-/// Returns the name without its number: `request` for `request-3`.
+/// Returns the name of a thread without its number: `request` for `request-3`.
 fn kind_name(name: &str) -> String {
     let plain = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
     if plain.is_empty() { name } else { plain }.to_owned()
 }
 
-/// Returns the serving process: among all that strace started, the one with the most threads.
+/// Returns the serving process: the descendant of strace with the most threads.
 fn serving_process(strace: u32) -> Outcome<u32> {
     let children = children()?;
     let mut open = vec![strace];
@@ -190,28 +196,33 @@ fn serving_process(strace: u32) -> Outcome<u32> {
     family.last().map(|(_, process)| *process).ok_or_else(|| Failure::new("strace started no process"))
 }
 
+/// Returns the path of a file of a process in /proc.
 fn proc(process: u32, what: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{process}/{what}"))
 }
 
+/// Reads a text file.
 fn read(path: &Path) -> Outcome<String> {
     fs::read_to_string(path).map_err(Failure::io(format!("cannot read {}", path.display())))
 }
 
+/// Returns the names in a folder.
 fn entries(folder: &Path) -> Outcome<Vec<String>> {
     let listed = fs::read_dir(folder).map_err(Failure::io(format!("cannot list {}", folder.display())))?;
     Ok(listed.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
+/// Returns the value of a field of `/proc/PID/status`.
 fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
+/// Returns the set of permitted capabilities in `/proc/PID/status`.
 fn permitted_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(field(status, "CapPrm:")?, 16).ok()
 }
 
-/// Counts the descriptors by kind of target.
+/// Returns the number of descriptors of a process, by kind of target.
 fn descriptors(process: u32) -> Outcome<BTreeMap<String, usize>> {
     let mut kinds = BTreeMap::new();
     for number in entries(&proc(process, "fd"))? {
@@ -223,8 +234,8 @@ fn descriptors(process: u32) -> Outcome<BTreeMap<String, usize>> {
     Ok(kinds)
 }
 
-/// Returns the kind of a target: `anon_inode:[eventfd]`, `socket:[123]`, `/memfd:guest-memory
-/// (deleted)`, or a path.
+/// Returns the kind of the target of a descriptor: `anon_inode:[eventfd]`, `socket:[123]`,
+/// `/memfd:guest-memory (deleted)`, or a path.
 fn target_kind(target: &str) -> String {
     if let Some(kind) = target.strip_prefix("anon_inode:") {
         return kind.trim_matches(['[', ']']).to_owned();
@@ -241,7 +252,8 @@ fn target_kind(target: &str) -> String {
     }
 }
 
-/// Waits until the output of strace stops growing, and returns the number of its lines.
+/// Waits until the daemon is idle: the output of strace stops growing. Returns the number of lines
+/// of that output.
 fn line_count_when_idle(output: &Path) -> Outcome<usize> {
     let began = Instant::now();
     let mut before = read(output)?.lines().count();
@@ -278,13 +290,14 @@ fn count_outcomes(counts: &str) -> (u64, u64) {
     (done, refused)
 }
 
-/// Process of the load. Dropping it ends the process.
+/// Process that sends the load. Dropping the value ends the process.
 struct PlayerProcess {
     child: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl PlayerProcess {
+    /// Starts the process for a running daemon.
     fn start(subject: Subject, program: &Path, share: &Path, socket: &Path) -> Outcome<Self> {
         let mut command = Command::new(program);
         command.args(["surface-load", "play"]).arg("--share").arg(share).arg("--socket").arg(socket);
@@ -320,12 +333,14 @@ impl PlayerProcess {
         }
     }
 
+    /// Lets the process continue after a line that it printed.
     fn let_continue(&mut self) -> Outcome {
         let input =
             self.child.stdin.as_mut().ok_or_else(|| Failure::new("the load has no standard input"))?;
         input.write_all(b"\n").map_err(Failure::io("cannot tell the load to continue"))
     }
 
+    /// Returns an error with the messages of the process.
     fn failure(&mut self) -> Failure {
         let mut said = String::new();
         if let Some(errors) = self.child.stderr.as_mut()

@@ -12,10 +12,11 @@ use crate::bench::figure::Better;
 use crate::bench::samples::Spread;
 use crate::step::{Failure, Outcome};
 
-/// Rows of the table that become bars, with the limit of a profile where it has one.
+/// Rows of the table that become bars of the chart.
 const BARS: [&str; 5] =
     [ALLOWED, "system calls allowed, any thread", "capabilities kept", "mounts visible", REACHED];
 
+/// Explanation of the bars.
 const LEGEND: &str = "bar: pinhole / virtiofsd, blue: aim";
 
 /// Writes the page and the chart below `root`.
@@ -37,6 +38,7 @@ pub(super) fn write(report: &SurfaceReport, root: &Path) -> Outcome {
     Ok(())
 }
 
+/// Returns the bars of the chart, each with the limit of its profile if there is one.
 fn bars(report: &SurfaceReport) -> Vec<Bar> {
     let Some(peer) = report.peer() else { return Vec::new() };
     let mut all = Vec::new();
@@ -60,6 +62,7 @@ fn bars(report: &SurfaceReport) -> Vec<Bar> {
     all
 }
 
+/// Returns the text of the page.
 fn page(report: &SurfaceReport) -> String {
     let mut parts = vec![format!(
         "# Host surface, {}\n\nHow much of the host can each daemon reach, and how much does it reach? This page \
@@ -83,6 +86,7 @@ fn page(report: &SurfaceReport) -> String {
     parts.join("\n")
 }
 
+/// Section of the page on the method.
 const HOW: &str = "\
 ## Method
 
@@ -117,33 +121,39 @@ row for attributes; a test of `policy` checks the counts.
   run to run.
 ";
 
+/// Explanation of the mark in lists of system calls.
 const NOTE_CALLS: &str = "`*`: only with some arguments.";
 
+/// Returns a Markdown list with an item for each daemon.
 fn lists(report: &SurfaceReport, each: fn(&SurfaceReport, &DaemonResults) -> String) -> String {
     let items =
         report.daemons.iter().map(|seen| format!("- **{}**: {}", seen.subject.name, each(report, seen)));
     items.collect::<Vec<_>>().join("\n")
 }
 
+/// Returns the system calls allowed to a queue thread.
 fn queue_thread(_: &SurfaceReport, seen: &DaemonResults) -> String {
     let Some(kind) = seen.native.queue_thread() else { return "strace saw no queue thread".to_owned() };
     let all = kind.allowed.values().all(|verdict| *verdict == CallVerdict::Always);
-    // No list of permitted calls has all of them.
+    // A filter never permits as many calls.
     if all && kind.allowed.len() > 300 {
         return "every call: the thread has no filter".to_owned();
     }
     SurfaceReport::calls_in_words(kind)
 }
 
+/// Returns the names of the capabilities that a daemon keeps.
 fn capabilities(_: &SurfaceReport, seen: &DaemonResults) -> String {
     if seen.native.capabilities.is_empty() { "none".to_owned() } else { seen.native.capabilities.join(", ") }
 }
 
+/// Returns the number of descriptors of each kind.
 fn descriptors(_: &SurfaceReport, seen: &DaemonResults) -> String {
     let counted = seen.native.descriptors.iter().map(|(kind, count)| format!("{count} {kind}"));
     counted.collect::<Vec<_>>().join(", ")
 }
 
+/// Returns the numbers of kernel functions beside those of virtiofsd.
 fn functions(report: &SurfaceReport, seen: &DaemonResults) -> String {
     let (Some(own), Some(peer)) = (&seen.reached, report.peer().and_then(|peer| peer.reached.as_ref()))
     else {

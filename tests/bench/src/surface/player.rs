@@ -19,12 +19,12 @@ use super::functions::Tracer;
 use crate::console::say;
 use crate::step::{Failure, Outcome};
 
-/// Selects the daemon.
+/// Selects a running daemon, or starts one.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum SurfaceLoadArguments {
     /// A running daemon
     Play {
-        /// Empty directory that the daemon shares; the files of the requests are made there
+        /// Empty directory that the daemon shares; the load creates its files there
         #[arg(long)]
         share: PathBuf,
         /// Socket of the daemon
@@ -36,7 +36,7 @@ pub(crate) enum SurfaceLoadArguments {
     },
     /// A daemon that is started under the function tracer
     Trace {
-        /// Empty directory to share; the files of the requests are made there
+        /// Empty directory to share; the load creates its files there
         #[arg(long)]
         share: PathBuf,
         /// Mount point of tracefs
@@ -51,9 +51,10 @@ pub(crate) enum SurfaceLoadArguments {
     },
 }
 
-/// Time in which a daemon comes to rest after its last request.
+/// Time after which a daemon counts as idle, from its last request on.
 const REST: Duration = Duration::from_millis(500);
 
+/// Error of the player.
 type Failed = Box<dyn std::error::Error>;
 
 /// Sends the requests to the selected daemon.
@@ -67,12 +68,13 @@ pub(crate) fn main(arguments: &SurfaceLoadArguments) -> Outcome {
     outcome.map_err(|error| Failure::new(error.to_string()))
 }
 
-/// Prints what has been reached and waits for a line.
+/// Prints what has been reached and waits for a line on standard input.
 fn pause(reached: &str) -> io::Result<()> {
     say(reached);
     io::stdin().read_line(&mut String::new()).map(drop)
 }
 
+/// Sends the requests to a running daemon.
 fn play(share: &Path, socket: &Path, malformed: bool) -> Result<(), Failed> {
     prepare(share)?;
     let mut guest = SurfaceGuest::connect(socket)?;
@@ -88,6 +90,7 @@ fn play(share: &Path, socket: &Path, malformed: bool) -> Result<(), Failed> {
     Ok(pause("played")?)
 }
 
+/// Starts a daemon under the tracer, sends the requests, and prints the functions of each phase.
 fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Result<(), Failed> {
     prepare(share)?;
     let tracer = Tracer::new(tracing)?;
@@ -100,6 +103,7 @@ fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Re
     outcome.map_err(|error| format!("{error}\noutput of the daemon:\n{}", daemon.stderr()).into())
 }
 
+/// Sends the requests to the traced daemon, in two phases.
 fn play_traced(tracer: &Tracer, socket: &Path, malformed: bool) -> Result<(), Failed> {
     let mut guest = SurfaceGuest::connect(socket)?;
     guest.warm_up()?;
@@ -116,8 +120,9 @@ fn play_traced(tracer: &Tracer, socket: &Path, malformed: bool) -> Result<(), Fa
     Ok(())
 }
 
+/// Ends a phase and prints the functions that the daemon reached in it.
 fn end_phase(tracer: &Tracer, phase: &str) -> Result<(), Failed> {
-    // Nothing tells that a daemon has finished its work. Late work would count for the next phase.
+    // No event tells that a daemon is idle. Late work would count for the next phase.
     std::thread::park_timeout(REST);
     for name in tracer.end_phase()? {
         say(format!("{phase} {name}"));

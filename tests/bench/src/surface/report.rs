@@ -36,21 +36,26 @@ pub(super) struct SurfaceAim {
 }
 
 impl SurfaceAim {
+    /// Returns whether the value is within the limit.
     pub(super) fn is_met(&self) -> bool {
         self.value <= self.limit
     }
 }
 
-/// Most system calls that a queue thread may have in each profile.
+/// Aims: the largest number of system calls that are allowed to a queue thread, by profile.
 const CALLS_MAX: [(&str, f64); 3] = [("rootfs", 20.0), ("share", 45.0), ("full", 60.0)];
 
-/// Largest ratio of kernel functions: `rootfs` to virtiofsd.
+/// Aim: the largest ratio of the kernel functions of `rootfs` to those of virtiofsd.
 const FUNCTIONS_RATIO_MAX: f64 = 0.7;
 
+/// Name of the row with the system calls allowed to a queue thread.
 pub(super) const ALLOWED: &str = "system calls allowed, queue thread";
+
+/// Name of the row with the kernel functions reached under the load.
 pub(super) const REACHED: &str = "kernel functions reached, load";
 
 impl DaemonResults {
+    /// Returns the queue threads, or a kind without threads if strace saw none.
     fn queue_thread(&self) -> ThreadKind {
         self.native.queue_thread().cloned().unwrap_or_default()
     }
@@ -78,6 +83,7 @@ impl DaemonResults {
         ]
     }
 
+    /// Returns the figure of the row with this name.
     pub(super) fn figure(&self, row: &str) -> Option<f64> {
         let (_, figure) = self.figures().into_iter().find(|(name, _)| *name == row)?;
         figure.and_then(|figure| u32::try_from(figure).ok()).map(f64::from)
@@ -90,6 +96,7 @@ impl SurfaceReport {
         self.daemons.iter().find(|seen| seen.subject.kind == DaemonKind::Virtiofsd)
     }
 
+    /// Returns the results of the daemon with this name.
     fn results_of(&self, name: &str) -> Option<&DaemonResults> {
         self.daemons.iter().find(|seen| seen.subject.name == name)
     }
@@ -160,7 +167,7 @@ impl SurfaceReport {
         table
     }
 
-    /// Returns all results.
+    /// Returns all results as JSON.
     pub(super) fn json(&self) -> Value {
         let daemons = self.daemons.iter().map(|seen| {
             let figures: Vec<_> = seen
@@ -210,6 +217,7 @@ impl SurfaceReport {
     }
 }
 
+/// Returns the calls that are allowed only with some arguments, or those with any arguments.
 fn calls(kind: &ThreadKind, filtered: bool) -> Vec<&str> {
     let wanted = if filtered { CallVerdict::Filtered } else { CallVerdict::Always };
     kind.allowed.iter().filter(|(_, verdict)| **verdict == wanted).map(|(name, _)| name.as_str()).collect()

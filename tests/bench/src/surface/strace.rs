@@ -1,10 +1,10 @@
 //! Reads the output of strace for a daemon and all its processes: the calls and the seccomp filters
 //! of each thread.
 //!
-//! A line is `PID call(arguments) = result`. If the line of another thread comes in between, the
-//! call takes two lines: `... <unfinished ...>` and `<... call resumed>...`. Thread numbers are
-//! those of strace's own PID namespace. `--decode-pids=pidns` adds them to results that have other
-//! numbers.
+//! A line is `PID call(arguments) = result`. If another thread makes a call before the result is
+//! known, the call takes two lines: `... <unfinished ...>` and `<... call resumed>...`. Thread
+//! numbers are those of the PID namespace of strace. `--decode-pids=pidns` adds these numbers to
+//! results with numbers of another namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,11 +23,12 @@ pub(super) const COMMAND: [&str; 7] = [
     "-o",
 ];
 
-/// Contents of an output file.
+/// Contents of an output file. Lines are numbered from 0.
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     calls: Vec<Call>,
     installed: Vec<Installed>,
+    /// Creation of each thread, by its number.
     births: BTreeMap<u32, Birth>,
 }
 
@@ -45,7 +46,7 @@ struct Installed {
     line: usize,
     thread: u32,
     program: Program,
-    /// Whether it applies to all threads of the process.
+    /// Whether the filter applies to all threads of the process.
     whole_process: bool,
 }
 
@@ -54,11 +55,11 @@ struct Installed {
 struct Birth {
     line: usize,
     parent: u32,
-    /// Whether it is a thread in the process of its parent.
+    /// Whether the new thread belongs to the process of its parent.
     is_thread: bool,
 }
 
-/// First part of a call that has begun and not ended.
+/// First line of a call whose result is not known yet.
 struct Begun {
     line: usize,
     text: String,
@@ -131,6 +132,7 @@ impl Trace {
         self.filters_before(thread, usize::MAX)
     }
 
+    /// Returns the filters of `thread` before a line.
     fn filters_before(&self, thread: u32, line: usize) -> Vec<&Program> {
         let birth = self.births.get(&thread);
         let born_at = birth.map_or(0, |birth| birth.line);
@@ -161,11 +163,13 @@ impl Trace {
     }
 }
 
+/// Returns whether a text is the name of a system call.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// Parses `320`, or the second number of `2 /* 320 in strace's PID NS */`.
+/// Returns the number of a new thread in the namespace of strace. Parses `320`, or the second
+/// number of `2 /* 320 in strace's PID NS */`.
 fn child_number(result: &str) -> Option<u32> {
     let number = result.split_once("/* ").map_or(result, |(_, outer)| outer);
     number.split_whitespace().next()?.parse().ok().filter(|number| *number != 0)

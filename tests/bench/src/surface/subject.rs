@@ -6,7 +6,7 @@ use pinhole_tests::daemon::Daemon;
 
 use crate::step::{Failure, Outcome};
 
-/// Daemon with its arguments.
+/// Daemon to measure, with its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subject {
     /// Name in column heads and in the output of the guest.
@@ -26,7 +26,8 @@ pub(super) enum DaemonKind {
     Virtiofsd,
 }
 
-/// All daemons, the narrowest first. The others are compared with the last one.
+/// All daemons: the profiles of pinhole, the narrowest first, then virtiofsd, with which they are
+/// compared.
 pub(super) const ALL: [Subject; 4] = [
     pinhole("rootfs", &["--profile=rootfs", "--xattr"]),
     pinhole("share", &["--profile=share", "--xattr"]),
@@ -34,6 +35,7 @@ pub(super) const ALL: [Subject; 4] = [
     Subject { name: "virtiofsd", kind: DaemonKind::Virtiofsd, arguments: &["--xattr"] },
 ];
 
+/// Returns pinhole in this profile.
 const fn pinhole(profile: &'static str, arguments: &'static [&'static str]) -> Subject {
     Subject { name: profile, kind: DaemonKind::Pinhole(profile), arguments }
 }
@@ -68,7 +70,7 @@ impl Subject {
     }
 }
 
-/// Our programs, built with the same profile.
+/// Programs of this workspace, built with the same cargo profile.
 #[derive(Clone, Debug)]
 pub(super) struct SurfacePrograms {
     pub(super) pinhole: PathBuf,
