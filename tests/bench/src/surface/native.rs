@@ -111,11 +111,11 @@ pub(super) fn measure(
     let daemon = subject.daemon(&programs.pinhole, &share)?.under(strace);
     let daemon = daemon.start().map_err(|error| Failure::new(error.to_string()))?;
     let ready = line_count_when_idle(&output)?;
-    let mut player = PlayerProcess::start(subject, &programs.bench, &share, daemon.socket())?;
-    player.read_until("connected")?;
+    let mut load = PlayerProcess::start(subject, &programs.bench, &share, daemon.socket())?;
+    load.read_until("connected")?;
     let connected = line_count_when_idle(&output)?;
-    player.let_continue()?;
-    let counts = player.read_until("played").map_err(|failure| {
+    load.let_continue()?;
+    let counts = load.read_until("played").map_err(|failure| {
         Failure::new(format!("{}: {failure}\noutput of the daemon:\n{}", subject.name, daemon.stderr()))
     })?;
     let played = line_count_when_idle(&output)?;
