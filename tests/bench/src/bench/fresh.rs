@@ -13,15 +13,15 @@ use tempfile::TempDir;
 
 use crate::step::{Failure, Outcome};
 
-/// Returns the folder `name` in `place`, and creates it if it is missing. File systems of the ext
+/// Returns the folder `name` in `parent`, and creates it if it is missing. File systems of the ext
 /// family place its subfolders far apart (`chattr +T`). Others have neither this flag nor this
 /// problem.
 ///
 /// # Errors
 /// Fails if the folder cannot be created.
-pub(crate) fn spread(place: &Path, name: &str) -> Outcome<PathBuf> {
-    let folder = place.join(name);
-    let failed = |error| Failure::new(format!("cannot make {}: {error}", folder.display()));
+pub(crate) fn spread_folder(parent: &Path, name: &str) -> Outcome<PathBuf> {
+    let folder = parent.join(name);
+    let failed = |error| Failure::new(format!("cannot create {}: {error}", folder.display()));
     std::fs::create_dir_all(&folder).map_err(failed)?;
     let opened = File::open(&folder).map_err(failed)?;
     let set = rustix::fs::ioctl_getflags(&opened)
@@ -38,10 +38,10 @@ pub(crate) fn spread(place: &Path, name: &str) -> Outcome<PathBuf> {
 ///
 /// # Errors
 /// Fails if the folder cannot be created.
-pub(crate) fn folder(place: &Path, name: &str) -> Outcome<TempDir> {
-    let parent = spread(place, name)?;
+pub(crate) fn new_share(parent: &Path, name: &str) -> Outcome<TempDir> {
+    let spread = spread_folder(parent, name)?;
     tempfile::Builder::new()
         .prefix("share-")
-        .tempdir_in(&parent)
-        .map_err(Failure::io(format!("cannot make a share in {}", parent.display())))
+        .tempdir_in(&spread)
+        .map_err(Failure::io(format!("cannot create a share in {}", spread.display())))
 }

@@ -106,13 +106,15 @@ const LOCK_TURNS: u16 = 3;
 
 /// Settings of virtiofsd for `wire`: with and without its thread pool, and the mode that lets a
 /// guest cache the most. There, a mode changes the replies but hardly the work.
-const SETTINGS: [VirtiofsdSetting; 3] = [PLAIN, VirtiofsdSetting { pool: 4, cache: "auto" }, KEEPING];
+const WIRE_SETTINGS: [VirtiofsdSetting; 3] =
+    [CACHE_AUTO, VirtiofsdSetting { pool: 4, cache: "auto" }, CACHE_ALWAYS];
 
 /// Settings of virtiofsd for `guest`: without a thread pool, in each measured cache mode.
-const POOLLESS: [VirtiofsdSetting; 3] = [PLAIN, KEEPING, VirtiofsdSetting { pool: 0, cache: "never" }];
+const GUEST_SETTINGS: [VirtiofsdSetting; 3] =
+    [CACHE_AUTO, CACHE_ALWAYS, VirtiofsdSetting { pool: 0, cache: "never" }];
 
-const PLAIN: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "auto" };
-const KEEPING: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "always" };
+const CACHE_AUTO: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "auto" };
+const CACHE_ALWAYS: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "always" };
 
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -155,11 +157,11 @@ impl Part {
             return vec![own, Contestant::Before { program: program.to_path_buf() }];
         }
         let settings = match self {
-            Self::Wire => SETTINGS.as_slice(),
+            Self::Wire => WIRE_SETTINGS.as_slice(),
             // A pool makes no row faster there: each request wakes one more thread, and the guest
             // has one processor.
-            Self::Guest => &POOLLESS,
-            Self::Cost => &[PLAIN],
+            Self::Guest => &GUEST_SETTINGS,
+            Self::Cost => &[CACHE_AUTO],
         };
         let mut all = vec![own];
         all.extend(settings.iter().copied().map(Contestant::Virtiofsd));
@@ -248,8 +250,12 @@ fn measure(
             contestants.rotate_left(first);
             match part {
                 Part::Wire => wire.turn(&contestants, (run_folder, &progress), turn, &mut samples)?,
-                Part::Guest => each(&contestants, guest, (run_folder, &progress), (turn, &mut samples))?,
-                Part::Cost => each(&contestants, &cost::turn, (run_folder, &progress), (turn, &mut samples))?,
+                Part::Guest => {
+                    measure_each(&contestants, guest, (run_folder, &progress), (turn, &mut samples))?;
+                }
+                Part::Cost => {
+                    measure_each(&contestants, &cost::turn, (run_folder, &progress), (turn, &mut samples))?;
+                }
             }
         }
     }
@@ -260,7 +266,7 @@ fn measure(
 type Turn<'t> = dyn Fn(&Contestant, &RunFolder, &Progress) -> Outcome<Vec<Figure>> + 't;
 
 /// Measures the contestants one after another.
-fn each(
+fn measure_each(
     contestants: &[Contestant],
     part: &Turn<'_>,
     (run_folder, progress): (&RunFolder, &Progress),
@@ -295,7 +301,8 @@ fn show(report: &BenchReport, arguments: &BenchArguments) -> Outcome {
     say(format!("aims: {met} of {} met", aimed.len()));
     write_json(report, arguments)?;
     if let Some(folder) = &arguments.chart {
-        std::fs::create_dir_all(folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
+        std::fs::create_dir_all(folder)
+            .map_err(Failure::io(format!("cannot create {}", folder.display())))?;
         chart::draw(report, folder)?;
         std::fs::write(folder.join("README.md"), report.page())
             .map_err(Failure::io("cannot write the page"))?;

@@ -13,7 +13,7 @@ pub(crate) struct Samples {
 }
 
 /// Values with their turns.
-type Turns = Vec<(usize, f64)>;
+type TurnValues = Vec<(usize, f64)>;
 
 /// Figures of one row.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct RowSamples {
     /// Direction in which a value is better.
     pub(crate) better: Better,
     /// Values of each contestant.
-    pub(crate) series: Vec<(Contestant, Turns)>,
+    pub(crate) series: Vec<(Contestant, TurnValues)>,
 }
 
 /// Median, smallest and largest of some values.
@@ -112,7 +112,10 @@ impl RowSamples {
         })
     }
 
-    fn best_peer(&self, wanted: impl Fn(&VirtiofsdSetting) -> bool) -> Option<(VirtiofsdSetting, &Turns)> {
+    fn best_peer(
+        &self,
+        wanted: impl Fn(&VirtiofsdSetting) -> bool,
+    ) -> Option<(VirtiofsdSetting, &TurnValues)> {
         let peers = self.series.iter().filter_map(|(contestant, values)| match contestant {
             Contestant::Virtiofsd(setting) if wanted(setting) => {
                 let median = Spread::of(values.iter().map(|(_, value)| *value))?.median;

@@ -22,10 +22,10 @@ use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 
 /// Rows that are also measured with several request queues, at the largest depth.
-const SPREAD_ROWS: [&str; 3] = ["getattr", "read-4k-rand", "mixed"];
+const QUEUE_ROWS: [&str; 3] = ["getattr", "read-4k-rand", "mixed"];
 
 /// Largest depth.
-const SPREAD_DEPTH: u32 = 32;
+const QUEUE_DEPTH: u32 = 32;
 
 /// Numbers of request queues that are measured, apart from one.
 const QUEUES: [u32; 2] = [2, 4];
@@ -102,7 +102,7 @@ impl Wire {
         samples: &mut Samples,
     ) -> Outcome {
         let share = run_folder.path().join("wire");
-        std::fs::create_dir_all(&share).map_err(Failure::io("cannot make the share of the part `wire`"))?;
+        std::fs::create_dir_all(&share).map_err(Failure::io("cannot create the share of the part `wire`"))?;
         let mut players = Vec::new();
         for contestant in contestants {
             let own = matches!(contestant, Contestant::Pinhole { .. } | Contestant::Before { .. });
@@ -135,7 +135,7 @@ struct LoadProcess {
     steps: Option<ChildStdin>,
     figures: BufReader<ChildStdout>,
     /// Daemon, kept until the load generator has ended.
-    _serving: Option<Serving>,
+    _daemon: Option<Serving>,
 }
 
 impl LoadProcess {
@@ -166,7 +166,7 @@ impl LoadProcess {
         let output =
             child.stdout.take().ok_or_else(|| Failure::new("the load generator has no standard output"))?;
         let figures = BufReader::new(output);
-        Ok(Self { contestant: contestant.clone(), queues, child, steps, figures, _serving: serving })
+        Ok(Self { contestant: contestant.clone(), queues, child, steps, figures, _daemon: serving })
     }
 
     /// Returns whether this contestant is measured in this step.
@@ -174,23 +174,23 @@ impl LoadProcess {
         if self.contestant == Contestant::Native {
             return step.depth == 1;
         }
-        self.queues == 1 || (step.depth == SPREAD_DEPTH && SPREAD_ROWS.contains(&step.row.as_str()))
+        self.queues == 1 || (step.depth == QUEUE_DEPTH && QUEUE_ROWS.contains(&step.row.as_str()))
     }
 
     fn play(&mut self, step: &WireStep) -> Outcome<Vec<Figure>> {
         let asked = self.steps.as_mut().map(|steps| writeln!(steps, "{} {}", step.row, step.depth));
         let mut line = String::new();
-        let heard =
+        let read_len =
             self.figures.read_line(&mut line).map_err(Failure::io("cannot read from the load generator"))?;
-        if heard == 0 || asked.is_none_or(|asked| asked.is_err()) {
-            return Err(self.complaint());
+        if read_len == 0 || asked.is_none_or(|asked| asked.is_err()) {
+            return Err(self.failure());
         }
         let value: Value = serde_json::from_str(&line)
             .map_err(|error| Failure::new(format!("the load generator printed `{line}`: {error}")))?;
-        Ok(metrics(&name(&value), &value))
+        Ok(metrics(&row_name(&value), &value))
     }
 
-    fn complaint(&mut self) -> Failure {
+    fn failure(&mut self) -> Failure {
         let mut said = String::new();
         if let Some(mut errors) = self.child.stderr.take()
             && let Err(error) = errors.read_to_string(&mut said)
@@ -207,7 +207,7 @@ impl LoadProcess {
     fn end(mut self) -> Outcome {
         drop(self.steps.take());
         let status = self.child.wait().map_err(Failure::io("cannot wait for the load generator"))?;
-        if status.success() { Ok(()) } else { Err(self.complaint()) }
+        if status.success() { Ok(()) } else { Err(self.failure()) }
     }
 }
 
@@ -221,7 +221,7 @@ impl Drop for LoadProcess {
 
 /// Returns the name of a row: `getattr, depth 32, 2 queues`. `getattr-beside-cold` has a fixed
 /// depth, so its name has none.
-fn name(value: &Value) -> String {
+fn row_name(value: &Value) -> String {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let number = |field: &str| value.get(field).and_then(Value::as_u64).unwrap_or_default();
     let row = text("row");
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn load_generator_line_becomes_figures_with_units() {
         let line = json!({"row": "getattr", "depth": 32, "queues": 2, "operations": 5, "p50_ns": 1500});
-        assert_eq!(name(&line), "getattr, depth 32, 2 queues");
+        assert_eq!(row_name(&line), "getattr, depth 32, 2 queues");
         let figures = metrics("getattr, depth 1", &line);
         let p50 = figures.iter().find(|figure| figure.row == "getattr, depth 1: p50").unwrap();
         assert_eq!((p50.value, p50.unit, p50.better), (1.5, "us", Better::Lower));

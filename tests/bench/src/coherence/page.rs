@@ -46,11 +46,11 @@ one directory.
 /// Fails if the page cannot be written.
 pub(super) fn write(rows: &[QuestionRow], conditions: &Conditions, root: &Path) -> Outcome {
     let folder = root.join("docs/measured");
-    fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
+    fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot create {}", folder.display())))?;
     let path = folder.join("coherence.md");
     let failed = Failure::io(format!("cannot write {}", path.display()));
     let text =
-        text(rows, conditions).map_err(|error| Failure::new(format!("cannot make the page: {error}")))?;
+        text(rows, conditions).map_err(|error| Failure::new(format!("cannot create the page: {error}")))?;
     fs::write(&path, text).map_err(failed)
 }
 

@@ -35,7 +35,7 @@ pub(crate) enum Expect {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask {
     /// Length of the fixed part of the reply, in bytes.
-    pub(super) answer_len: usize,
+    pub(super) reply_len: usize,
     pub(super) data: Data,
     pub(super) expect: Expect,
 }
@@ -47,17 +47,17 @@ impl Ask {
 
     /// Expects a reply of fixed length.
     pub(super) const fn body(len: usize) -> Self {
-        Self { answer_len: len, data: Data::None, expect: Expect::Body(len) }
+        Self { reply_len: len, data: Data::None, expect: Expect::Body(len) }
     }
 
     /// Expects whole blocks of a file.
     pub(super) const fn data_in(len: usize) -> Self {
-        Self { answer_len: 0, data: Data::In(len), expect: Expect::Body(len) }
+        Self { reply_len: 0, data: Data::In(len), expect: Expect::Body(len) }
     }
 
     /// Sends data to a file.
     pub(super) const fn data_out(len: usize) -> Self {
-        Self { answer_len: 8, data: Data::Out(len), expect: Expect::Body(8) }
+        Self { reply_len: 8, data: Data::Out(len), expect: Expect::Body(8) }
     }
 }
 

@@ -97,7 +97,7 @@ fn run(arguments: LoadArguments) -> Result<(), LoadError> {
         (Some(socket), Some(process)) => LoadTarget::daemon(&Server { socket, process }, options),
         (_, _) => LoadTarget::native(options),
     }?;
-    let tell = |measured: &Measured| {
+    let print = |measured: &Measured| {
         if arguments.json {
             say(measured.json());
         } else {
@@ -105,38 +105,38 @@ fn run(arguments: LoadArguments) -> Result<(), LoadError> {
         }
     };
     if arguments.steps {
-        return step_by_step(target, &tell);
+        return step_by_step(target, &print);
     }
     if !arguments.json {
         say(Measured::COLUMNS);
     }
     let rows = if arguments.rows.is_empty() { Row::ALL.map(|(_, row)| row).to_vec() } else { arguments.rows };
-    every(target, &rows, &arguments.depths, &tell)
+    measure_rows(target, &rows, &arguments.depths, &print)
 }
 
 /// Measures one row after another.
-fn every(
+fn measure_rows(
     mut target: LoadTarget,
     rows: &[Row],
     depths: &[usize],
-    tell: &dyn Fn(&Measured),
+    print: &dyn Fn(&Measured),
 ) -> Result<(), LoadError> {
     for row in rows {
         for depth in target.depths(*row, depths) {
-            tell(&target.measure(*row, depth)?);
+            print(&target.measure(*row, depth)?);
         }
     }
     Ok(())
 }
 
 /// Measures the rows that standard input names, until it ends.
-fn step_by_step(mut target: LoadTarget, tell: &dyn Fn(&Measured)) -> Result<(), LoadError> {
+fn step_by_step(mut target: LoadTarget, print: &dyn Fn(&Measured)) -> Result<(), LoadError> {
     for line in io::stdin().lines() {
         let line = line.map_err(|source| LoadError::Host { what: "cannot read a step", source })?;
         let wrong = |what: String| LoadError::Step { line: line.clone(), what };
         let (row, number) = line.split_once(' ').ok_or_else(|| wrong("give a row and a depth".to_owned()))?;
         let row: Row = row.parse().map_err(wrong)?;
-        tell(&target.measure(row, depth(number).map_err(wrong)?)?);
+        print(&target.measure(row, depth(number).map_err(wrong)?)?);
     }
     Ok(())
 }

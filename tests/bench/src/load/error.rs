@@ -22,7 +22,7 @@ pub(crate) enum LoadError {
     Memory(String),
     /// A reply has the wrong errno or length.
     #[error("errno {errno} with {len} bytes where {expected:?} is right")]
-    Answer {
+    Reply {
         /// Errno of the reply; 0 is success.
         errno: i32,
         /// Length after the header, in bytes.
@@ -65,7 +65,7 @@ pub(crate) enum LoadError {
         what: String,
     },
     /// The daemon did not reply in time.
-    #[error("no answer within {LIMIT:?}")]
+    #[error("no reply within {LIMIT:?}")]
     TimedOut,
 }
 

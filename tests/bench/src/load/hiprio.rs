@@ -9,13 +9,13 @@ use super::ring::{Ring, SLOTS_AT};
 use pinhole_tests::frontend::frame::opcode;
 
 /// Largest number of messages in flight.
-const MESSAGES: u16 = 256;
+const MESSAGES_MAX: u16 = 256;
 
 /// Buffer length of each message, in bytes.
 const MESSAGE_LEN: usize = 4096;
 
 /// Largest number of node ids in one message.
-const BATCH: usize = 240;
+const BATCH_MAX: usize = 240;
 
 /// Free message buffers.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Hiprio {
 
 impl Hiprio {
     pub(super) fn new() -> Self {
-        Self { free: (0..MESSAGES).collect(), message: Message::new(MESSAGE_LEN) }
+        Self { free: (0..MESSAGES_MAX).collect(), message: Message::new(MESSAGE_LEN) }
     }
 
     /// Sends FORGETs for `nodes`, each with its count of lookups, and empties the list.
@@ -37,7 +37,7 @@ impl Hiprio {
         base: u64,
         nodes: &mut Vec<(u64, u64)>,
     ) -> Result<(), LoadError> {
-        for batch in nodes.chunks(BATCH) {
+        for batch in nodes.chunks(BATCH_MAX) {
             if let [(node, count)] = batch {
                 self.message.start(opcode::FORGET, *node).u64(*count);
             } else {

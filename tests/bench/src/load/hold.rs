@@ -58,5 +58,5 @@ pub(crate) fn hold(
 
 fn look_up(player: &mut Player<'_>, parent: u64, name: &[u8]) -> Result<u64, LoadError> {
     player.message.start(opcode::LOOKUP, parent).name(name);
-    player.ask(Ask { answer_len: ENTRY_LEN, data: Data::None, expect: Expect::Body(ENTRY_LEN) })?.u64(0)
+    player.ask(Ask { reply_len: ENTRY_LEN, data: Data::None, expect: Expect::Body(ENTRY_LEN) })?.u64(0)
 }

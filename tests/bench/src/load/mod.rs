@@ -90,7 +90,7 @@ enum TargetKind {
 
 impl fmt::Debug for LoadTarget {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Subject").field("options", &self.options).finish_non_exhaustive()
+        out.debug_struct("LoadTarget").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
@@ -135,8 +135,8 @@ impl LoadTarget {
     pub(crate) fn measure(&mut self, row: Row, depth: usize) -> Result<Measured, LoadError> {
         let measured = match &mut self.kind {
             TargetKind::Daemon { vmm, process, prepared } => {
-                let made = prepared.add(row);
-                made.and_then(|()| one(vmm, *process, &self.options, row, depth))
+                let created = prepared.add(row);
+                created.and_then(|()| measure_row(vmm, *process, &self.options, row, depth))
             }
             TargetKind::Native(host) => host.measure(row, row.time(self.options.time)),
         };
@@ -159,7 +159,7 @@ fn init(vmm: &Vmm) -> Result<(), LoadError> {
     let message = player.message.start(opcode::INIT, 0).u32(7).u32(45).u32(128 << 10);
     message.u64(low | high << 32);
     (0..11).fold(message, |message, _| message.u32(0));
-    let ask = Ask { answer_len: 64, data: Data::None, expect: Expect::Body(64) };
+    let ask = Ask { reply_len: 64, data: Data::None, expect: Expect::Body(64) };
     let reply = player.ask(ask)?;
     // major, minor, max_readahead, flags, max_background and congestion_threshold, max_write.
     let max_write = reply.u64(16)? >> 32;
@@ -176,14 +176,14 @@ enum ThreadMessage {
     Played(Result<Tally, LoadError>),
 }
 
-fn one(
+fn measure_row(
     vmm: &Arc<Vmm>,
     process: u32,
     options: &Options,
     row: Row,
     depth: usize,
 ) -> Result<Measured, LoadError> {
-    let (sender, words) = mpsc::channel();
+    let (sender, messages) = mpsc::channel();
     for number in 0..options.queues {
         let (vmm, sender) = (Arc::clone(vmm), sender.clone());
         let position = ThreadPosition { number, count: options.queues, share: options.share.clone() };
@@ -195,7 +195,7 @@ fn one(
     }
     let mut waiting = Vec::new();
     while waiting.len() < options.queues {
-        match receive(&words, LIMIT)? {
+        match receive(&messages, LIMIT)? {
             ThreadMessage::Ready(start) => waiting.push(start),
             ThreadMessage::Played(early) => drop(early?),
         }
@@ -207,15 +207,15 @@ fn one(
         start.send(window).map_err(|_gone| LoadError::TimedOut)?;
     }
     let mut tallies = Vec::new();
-    until(&words, window.begin, &mut tallies)?;
-    usage::forget_peak(process)?;
+    wait_until(&messages, window.begin, &mut tallies)?;
+    usage::reset_peak(process)?;
     let before = Usage::by(process)?;
-    until(&words, window.end, &mut tallies)?;
+    wait_until(&messages, window.end, &mut tallies)?;
     let after = Usage::by(process)?;
     let mut latencies: Option<Histogram<u64>> = None;
     for _ in 0..options.queues {
-        let word = tallies.pop().map_or_else(|| receive(&words, LIMIT), Ok)?;
-        if let ThreadMessage::Played(tally) = word {
+        let message = tallies.pop().map_or_else(|| receive(&messages, LIMIT), Ok)?;
+        if let ThreadMessage::Played(tally) = message {
             let tally = tally?.latencies;
             match &mut latencies {
                 Some(all) => all.add(&tally).map_err(|error| LoadError::Memory(error.to_string()))?,
@@ -229,17 +229,17 @@ fn one(
 
 /// Waits until `instant`. Keeps messages of threads that end early in `early`; fails at once if a
 /// thread fails.
-fn until(
-    words: &Receiver<ThreadMessage>,
+fn wait_until(
+    messages: &Receiver<ThreadMessage>,
     instant: Instant,
     early: &mut Vec<ThreadMessage>,
 ) -> Result<(), LoadError> {
     loop {
-        match words.recv_timeout(instant.saturating_duration_since(Instant::now())) {
+        match messages.recv_timeout(instant.saturating_duration_since(Instant::now())) {
             Err(RecvTimeoutError::Timeout) => return Ok(()),
             Err(RecvTimeoutError::Disconnected) => return Err(LoadError::TimedOut),
             Ok(ThreadMessage::Played(Err(error))) => return Err(error),
-            Ok(word) => early.push(word),
+            Ok(message) => early.push(message),
         }
     }
 }
@@ -254,14 +254,14 @@ fn play(
     row: Row,
     depth: usize,
     position: &ThreadPosition,
-    words: &Sender<ThreadMessage>,
+    messages: &Sender<ThreadMessage>,
 ) -> Result<Tally, LoadError> {
     let mut state = vmm.state(position.number + 1)?;
     let mut player = Player::new(vmm, position.number + 1, &mut state)?;
     player.touch()?;
     let mut play = row.open(&mut player, position)?;
     let (start, started) = mpsc::channel();
-    words.send(ThreadMessage::Ready(start)).map_err(|_gone| LoadError::TimedOut)?;
+    messages.send(ThreadMessage::Ready(start)).map_err(|_gone| LoadError::TimedOut)?;
     let window = receive(&started, LIMIT)?;
     let tally = player.run(play.as_mut(), row.slots(depth), window)?;
     play.close(&mut player)?;

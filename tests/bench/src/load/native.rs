@@ -18,7 +18,7 @@ use super::usage::Usage;
 use super::{tree, usage};
 
 /// Buffer length for the entries of a directory, as in glibc, in bytes.
-const LISTING: usize = 32 << 10;
+const LISTING_LEN: usize = 32 << 10;
 
 /// Open files and folders for the calls.
 pub(super) struct Host {
@@ -27,13 +27,13 @@ pub(super) struct Host {
     small: OwnedFd,
     few: OwnedFd,
     many: OwnedFd,
-    made: Vec<OwnedFd>,
-    _made: Fresh,
+    created: Vec<OwnedFd>,
+    _fresh: Fresh,
     warm: File,
     synced: File,
     buffer: Vec<u8>,
     listing: Vec<u8>,
-    turn: u64,
+    random: u64,
 }
 
 impl Host {
@@ -47,7 +47,7 @@ impl Host {
         all.try_for_each(|row| prepared.add(row))?;
         let folder = |name: &str| {
             let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-            rustix::fs::open(share.join(name), flags, Mode::empty()).map_err(host)
+            rustix::fs::open(share.join(name), flags, Mode::empty()).map_err(call_failed)
         };
         let file = |name: &str| {
             let opened = File::options().read(true).write(true).open(share.join(name));
@@ -58,23 +58,23 @@ impl Host {
         for number in 0..tree::KNOWN.files {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let name = tree::name(number);
-            files.push((rustix::fs::openat(&known, &name, flags, Mode::empty()).map_err(host)?, name));
+            files.push((rustix::fs::openat(&known, &name, flags, Mode::empty()).map_err(call_failed)?, name));
         }
         let fresh = Fresh::new(share)?;
-        let made = fresh.names().iter().map(|name| folder(name)).collect::<Result<_, _>>()?;
+        let created = fresh.names().iter().map(|name| folder(name)).collect::<Result<_, _>>()?;
         Ok(Self {
             known,
             files,
             small: folder(tree::SMALL.name)?,
             few: folder(tree::FEW.name)?,
             many: folder(tree::MANY.name)?,
-            made,
-            _made: fresh,
+            created,
+            _fresh: fresh,
             warm: file(tree::WARM.name)?,
             synced: file(tree::SYNCED.name)?,
             buffer: vec![0x5a; 1 << 20],
-            listing: Vec::with_capacity(LISTING),
-            turn: 0x9e37_79b9_7f4a_7c15,
+            listing: Vec::with_capacity(LISTING_LEN),
+            random: 0x9e37_79b9_7f4a_7c15,
         })
     }
 
@@ -91,7 +91,7 @@ impl Host {
             self.perform(row)?;
             now = Instant::now();
         }
-        usage::forget_peak(std::process::id())?;
+        usage::reset_peak(std::process::id())?;
         let before = Usage::by(std::process::id())?;
         let begin = Instant::now();
         now = begin;
@@ -111,7 +111,7 @@ impl Host {
             Row::LookupHit => self.look_up(),
             Row::LookupMiss => match stat(&self.known, "missing-00001") {
                 Err(rustix::io::Errno::NOENT) => Ok(()),
-                Err(error) => Err(host(error)),
+                Err(error) => Err(call_failed(error)),
                 Ok(()) => Err(LoadError::Device("a missing name is there".to_owned())),
             },
             Row::OpenRelease => {
@@ -127,8 +127,8 @@ impl Host {
             Row::Fsync => {
                 let at = self.below(32) as u64 * 4096;
                 let page = self.buffer.get(..4096).unwrap_or_default();
-                rustix::io::pwrite(&self.synced, page, at).map_err(host)?;
-                rustix::fs::fsync(&self.synced).map_err(host)
+                rustix::io::pwrite(&self.synced, page, at).map_err(call_failed)?;
+                rustix::fs::fsync(&self.synced).map_err(call_failed)
             }
             Row::Mixed => self.mixed(),
             Row::BesideCold => Err(LoadError::Device("bare calls have no queue".to_owned())),
@@ -147,22 +147,22 @@ impl Host {
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        self.turn ^= self.turn << 13;
-        self.turn ^= self.turn >> 7;
-        self.turn ^= self.turn << 17;
-        usize::try_from(self.turn >> 32).unwrap_or(0) % bound.max(1)
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        usize::try_from(self.random >> 32).unwrap_or(0) % bound.max(1)
     }
 
     fn get_attr(&mut self) -> Result<(), LoadError> {
         let at = self.below(self.files.len());
         let Some((file, _)) = self.files.get(at) else { return Ok(()) };
-        stat(file, "").map_err(host)
+        stat(file, "").map_err(call_failed)
     }
 
     fn look_up(&mut self) -> Result<(), LoadError> {
         let at = self.below(self.files.len());
         let Some((_, name)) = self.files.get(at) else { return Ok(()) };
-        stat(&self.known, name).map_err(host)
+        stat(&self.known, name).map_err(call_failed)
     }
 
     fn small_file(&mut self) -> Result<(), LoadError> {
@@ -170,8 +170,8 @@ impl Host {
         let Some((_, name)) = self.files.get(number) else { return Ok(()) };
         let file = open(&self.small, name)?;
         let room = self.buffer.get_mut(..16 << 10).unwrap_or_default();
-        let len = rustix::io::pread(&file, room, 0).map_err(host)?;
-        if len as u64 == tree::small_len(number) { Ok(()) } else { Err(short(len)) }
+        let len = rustix::io::pread(&file, room, 0).map_err(call_failed)?;
+        if len as u64 == tree::small_len(number) { Ok(()) } else { Err(short_transfer(len)) }
     }
 
     /// Returns the offset of the next block.
@@ -180,8 +180,8 @@ impl Host {
         let block = if random {
             self.below(count)
         } else {
-            self.turn = self.turn.wrapping_add(1);
-            usize::try_from(self.turn).unwrap_or(0) % count
+            self.random = self.random.wrapping_add(1);
+            usize::try_from(self.random).unwrap_or(0) % count
         };
         (block * len) as u64
     }
@@ -189,31 +189,31 @@ impl Host {
     fn read(&mut self, len: usize, random: bool) -> Result<(), LoadError> {
         let at = self.offset(len, random);
         let room = self.buffer.get_mut(..len).unwrap_or_default();
-        let read = rustix::io::pread(&self.warm, room, at).map_err(host)?;
-        if read == len { Ok(()) } else { Err(short(read)) }
+        let read = rustix::io::pread(&self.warm, room, at).map_err(call_failed)?;
+        if read == len { Ok(()) } else { Err(short_transfer(read)) }
     }
 
     fn write(&mut self, len: usize, random: bool) -> Result<(), LoadError> {
         let at = self.offset(len, random);
         let data = self.buffer.get(..len).unwrap_or_default();
-        let written = rustix::io::pwrite(&self.warm, data, at).map_err(host)?;
-        if written == len { Ok(()) } else { Err(short(written)) }
+        let written = rustix::io::pwrite(&self.warm, data, at).map_err(call_failed)?;
+        if written == len { Ok(()) } else { Err(short_transfer(written)) }
     }
 
     fn create_unlink(&mut self) -> Result<(), LoadError> {
-        let at = self.below(self.made.len());
-        let Some(folder) = self.made.get(at) else { return Ok(()) };
+        let at = self.below(self.created.len());
+        let Some(folder) = self.created.get(at) else { return Ok(()) };
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        drop(rustix::fs::openat(folder, "made", flags, Mode::from_raw_mode(0o644)).map_err(host)?);
-        rustix::fs::unlinkat(folder, "made", AtFlags::empty()).map_err(host)
+        drop(rustix::fs::openat(folder, "made", flags, Mode::from_raw_mode(0o644)).map_err(call_failed)?);
+        rustix::fs::unlinkat(folder, "made", AtFlags::empty()).map_err(call_failed)
     }
 }
 
-fn host(error: rustix::io::Errno) -> LoadError {
+fn call_failed(error: rustix::io::Errno) -> LoadError {
     LoadError::host("a host call failed")(error.into())
 }
 
-fn short(len: usize) -> LoadError {
+fn short_transfer(len: usize) -> LoadError {
     LoadError::Device(format!("a transfer of {len} bytes"))
 }
 
@@ -223,17 +223,17 @@ fn stat(file: &OwnedFd, name: &str) -> Result<(), rustix::io::Errno> {
 }
 
 fn open(folder: &OwnedFd, name: &str) -> Result<OwnedFd, LoadError> {
-    rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(host)
+    rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(call_failed)
 }
 
 /// Reads every entry with its attributes.
 fn list(folder: &OwnedFd, room: &mut Vec<u8>) -> Result<(), LoadError> {
-    rustix::fs::seek(folder, rustix::fs::SeekFrom::Start(0)).map_err(host)?;
+    rustix::fs::seek(folder, rustix::fs::SeekFrom::Start(0)).map_err(call_failed)?;
     let mut entries = RawDir::new(folder, room.spare_capacity_mut());
     while let Some(entry) = entries.next() {
-        let entry = entry.map_err(host)?;
+        let entry = entry.map_err(call_failed)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::statx(folder, entry.file_name(), flags, StatxFlags::BASIC_STATS).map_err(host)?;
+        rustix::fs::statx(folder, entry.file_name(), flags, StatxFlags::BASIC_STATS).map_err(call_failed)?;
     }
     Ok(())
 }

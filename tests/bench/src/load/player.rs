@@ -18,7 +18,7 @@ use super::vmm::Vmm;
 
 /// Offsets of the parts of a slot, in bytes.
 const TABLE_AT: usize = 0x1000;
-const ANSWER_AT: usize = 0x3000;
+const REPLY_AT: usize = 0x3000;
 const LISTING_AT: usize = 0x4000;
 const DATA_AT: usize = 0x1_0000;
 
@@ -46,7 +46,7 @@ const LATENCY_NS_MAX: u64 = 60_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     arguments_len: usize,
-    answer_len: usize,
+    reply_len: usize,
     data: Data,
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Reply<'p> {
 impl Reply<'_> {
     /// Returns the number at offset `at` of the body.
     pub(super) fn u64(&self, at: usize) -> Result<u64, LoadError> {
-        let at = self.slot + ANSWER_AT + OUT_HEADER_LEN + at;
+        let at = self.slot + REPLY_AT + OUT_HEADER_LEN + at;
         self.memory.read_obj(at).map(u64::from_le).map_err(LoadError::memory)
     }
 
@@ -261,9 +261,9 @@ impl<'m> Player<'m> {
         let bytes = self.message.finish();
         self.memory.write_slice(bytes, slot.at).map_err(LoadError::memory)?;
         let arguments_len = bytes.len() - HEADER_LEN;
-        let shape = Shape { arguments_len, answer_len: ask.answer_len, data: ask.data };
+        let shape = Shape { arguments_len, reply_len: ask.reply_len, data: ask.data };
         // The last reply in this slot must not look like the next one.
-        self.memory.write_obj(0_u64, slot.at + ANSWER_AT).map_err(LoadError::memory)?;
+        self.memory.write_obj(0_u64, slot.at + REPLY_AT).map_err(LoadError::memory)?;
         let head = u16::try_from(number).map_err(|_wide| missing())?;
         if slot.shape != Some(shape) {
             slot.shape = Some(shape);
@@ -284,11 +284,11 @@ fn lay_out(memory: &VolatileSlice<'_>, base: u64, slot: usize, shape: Shape) -> 
         Data::In(len) => (0, len),
     };
     let listing = if let Data::Listing(len) = shape.data { len } else { 0 };
-    let answer = slot + ANSWER_AT;
+    let reply_at = slot + REPLY_AT;
     let front = [(slot, HEADER_LEN, 0), (slot + HEADER_LEN, shape.arguments_len, 0)];
     let back = [
-        (answer, OUT_HEADER_LEN, WRITE),
-        (answer + OUT_HEADER_LEN, shape.answer_len, WRITE),
+        (reply_at, OUT_HEADER_LEN, WRITE),
+        (reply_at + OUT_HEADER_LEN, shape.reply_len, WRITE),
         (slot + LISTING_AT, listing, WRITE),
     ];
     let pieces = front.into_iter().chain(pages(slot, out, 0)).chain(back).chain(pages(slot, into, WRITE));
@@ -319,12 +319,12 @@ fn pages(slot: usize, len: usize, flags: u64) -> impl Iterator<Item = (usize, us
 fn check<'p>(slots: &[Slot], memory: &'p VolatileSlice<'p>, used: Used) -> Result<Reply<'p>, LoadError> {
     let slot = slots.get(used.head);
     let slot = slot.ok_or_else(|| LoadError::Device(format!("gave back {}", used.head)))?;
-    let answer = slot.at + ANSWER_AT;
-    let len: u32 = memory.read_obj(answer).map_err(LoadError::memory)?;
-    let error: i32 = memory.read_obj(answer + 4).map_err(LoadError::memory)?;
+    let reply_at = slot.at + REPLY_AT;
+    let len: u32 = memory.read_obj(reply_at).map_err(LoadError::memory)?;
+    let error: i32 = memory.read_obj(reply_at + 4).map_err(LoadError::memory)?;
     let (len, errno) = (u32::from_le(len), -i32::from_le(error));
     if len != used.len {
-        return Err(LoadError::Device(format!("{} bytes used for an answer of {len}", used.len)));
+        return Err(LoadError::Device(format!("{} bytes used for a reply of {len}", used.len)));
     }
     let len = usize::try_from(len).unwrap_or(0).saturating_sub(OUT_HEADER_LEN);
     let right = match slot.ask.expect {
@@ -334,7 +334,7 @@ fn check<'p>(slots: &[Slot], memory: &'p VolatileSlice<'p>, used: Used) -> Resul
         Expect::Missing => errno == ENOENT || (errno == 0 && len == ENTRY_LEN),
     };
     if !right {
-        return Err(LoadError::Answer { errno, len, expected: slot.ask.expect });
+        return Err(LoadError::Reply { errno, len, expected: slot.ask.expect });
     }
     Ok(Reply { memory, slot: slot.at, len })
 }

@@ -40,7 +40,7 @@ pub(super) struct RingState {
 impl RingState {
     pub(super) fn new() -> Result<Self, LoadError> {
         let event =
-            || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(LoadError::host("cannot make an event"));
+            || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(LoadError::host("cannot create an event"));
         let (kick, call) = (event()?, event()?);
         let called = Epoll::new().map_err(LoadError::host("cannot wait for events"))?;
         // Edge-triggered: each write to the event wakes once and nothing needs to be read, so

@@ -72,7 +72,7 @@ impl Prepared {
     pub(super) fn add(&mut self, row: Row) -> Result<(), LoadError> {
         for name in needs(row) {
             if !self.names.contains(name) {
-                make(&self.share, name)?;
+                create(&self.share, name)?;
                 self.names.push(name);
             }
         }
@@ -80,18 +80,18 @@ impl Prepared {
     }
 }
 
-fn make(share: &Path, name: &str) -> Result<(), LoadError> {
+fn create(share: &Path, name: &str) -> Result<(), LoadError> {
     if name == MADE {
-        return spread(&share.join(MADE));
+        return create_spread_folder(&share.join(MADE));
     }
     if let Some(folder) = [KNOWN, FEW, MANY, SMALL].into_iter().find(|folder| folder.name == name) {
         let len = if name == SMALL.name { small_len } else { |_number: usize| 0 };
-        return fill(&share.join(name), folder.files, len);
+        return fill_folder(&share.join(name), folder.files, len);
     }
     let Some(big) = [WARM, COLD, SYNCED].into_iter().find(|big| big.name == name) else { return Ok(()) };
     let path = share.join(name);
     if fs::metadata(&path).map_or(0, |found| found.len()) != big.len {
-        write(&path, big.len)?;
+        write_big(&path, big.len)?;
     }
     if name == WARM.name {
         let mut warm = File::open(path).map_err(LoadError::host("cannot open the warm file"))?;
@@ -127,17 +127,17 @@ pub(super) struct Fresh {
 }
 
 /// Number of directories of one row in one thread.
-const FRESH: usize = 32;
+const FRESH_FOLDERS: usize = 32;
 
 impl Fresh {
     /// Makes the directories below `share`.
     pub(super) fn new(share: &Path) -> Result<Self, LoadError> {
         static MADE_SO_FAR: AtomicUsize = AtomicUsize::new(0);
         let mut fresh = Self { share: share.to_path_buf(), names: Vec::new() };
-        for _ in 0..FRESH {
+        for _ in 0..FRESH_FOLDERS {
             let number = MADE_SO_FAR.fetch_add(1, Ordering::Relaxed);
             let name = format!("{MADE}/{}-{number}", std::process::id());
-            fs::create_dir(share.join(&name)).map_err(LoadError::host("cannot make a folder"))?;
+            fs::create_dir(share.join(&name)).map_err(LoadError::host("cannot create a folder"))?;
             fresh.names.push(name);
         }
         Ok(fresh)
@@ -160,8 +160,8 @@ impl Drop for Fresh {
 
 /// Makes a folder whose subfolders file systems of the ext family place far apart (`chattr +T`).
 /// Others have neither this flag nor this problem.
-fn spread(folder: &Path) -> Result<(), LoadError> {
-    fs::create_dir_all(folder).map_err(LoadError::host("cannot make a folder"))?;
+fn create_spread_folder(folder: &Path) -> Result<(), LoadError> {
+    fs::create_dir_all(folder).map_err(LoadError::host("cannot create a folder"))?;
     let opened = File::open(folder).map_err(LoadError::host("cannot open a folder"))?;
     if let Ok(flags) = rustix::fs::ioctl_getflags(&opened)
         && rustix::fs::ioctl_setflags(&opened, flags | IFlags::TOPDIR).is_err()
@@ -172,8 +172,8 @@ fn spread(folder: &Path) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn fill(folder: &Path, files: usize, len: impl Fn(usize) -> u64) -> Result<(), LoadError> {
-    fs::create_dir_all(folder).map_err(LoadError::host("cannot make a folder"))?;
+fn fill_folder(folder: &Path, files: usize, len: impl Fn(usize) -> u64) -> Result<(), LoadError> {
+    fs::create_dir_all(folder).map_err(LoadError::host("cannot create a folder"))?;
     for number in 0..files {
         let path = folder.join(name(number));
         if !path.exists() {
@@ -185,8 +185,8 @@ fn fill(folder: &Path, files: usize, len: impl Fn(usize) -> u64) -> Result<(), L
 }
 
 /// Writes a big file and syncs it: only clean pages can be dropped from the page cache.
-fn write(path: &Path, len: u64) -> Result<(), LoadError> {
-    let mut file = File::create(path).map_err(LoadError::host("cannot make a big file"))?;
+fn write_big(path: &Path, len: u64) -> Result<(), LoadError> {
+    let mut file = File::create(path).map_err(LoadError::host("cannot create a big file"))?;
     let block = vec![0xa7; 1 << 20];
     for _ in 0..len.div_ceil(1 << 20) {
         file.write_all(&block).map_err(LoadError::host("cannot write a big file"))?;

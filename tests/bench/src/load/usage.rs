@@ -46,7 +46,7 @@ impl Usage {
 ///
 /// # Errors
 /// [`LoadError::Host`] if the process has ended or belongs to another user.
-pub(super) fn forget_peak(id: u32) -> Result<(), LoadError> {
+pub(super) fn reset_peak(id: u32) -> Result<(), LoadError> {
     // proc(5): 5 resets the peak and touches nothing else.
     fs::write(format!("/proc/{id}/clear_refs"), "5")
         .map_err(LoadError::host("cannot reset the peak of memory"))

@@ -68,7 +68,7 @@ impl Vmm {
         let mut rings = Vec::new();
         for index in 0..=queues {
             let state = RingState::new()?;
-            start(&connection, index, &state)?;
+            start_ring(&connection, index, &state)?;
             rings.push(Mutex::new(state));
         }
         Ok(Self { memory, rings, hiprio: Mutex::new(Hiprio::new()), _connection: connection })
@@ -102,7 +102,7 @@ fn guest_address(index: usize) -> u64 {
 
 fn share_memory(connection: &Connection, len: usize) -> Result<GuestMemoryMmap, LoadError> {
     let file = rustix::fs::memfd_create("guest-memory", MemfdFlags::CLOEXEC)
-        .map_err(|error| LoadError::host("cannot make the guest's memory")(error.into()))?;
+        .map_err(|error| LoadError::host("cannot create the guest's memory")(error.into()))?;
     let file = std::fs::File::from(file);
     file.set_len(len as u64).map_err(LoadError::host("cannot size the guest's memory"))?;
     let region = VhostUserMemoryRegionInfo {
@@ -117,7 +117,7 @@ fn share_memory(connection: &Connection, len: usize) -> Result<GuestMemoryMmap, 
     GuestMemoryMmap::from_ranges_with_files([range]).map_err(|error| LoadError::Memory(error.to_string()))
 }
 
-fn start(connection: &Connection, index: usize, state: &RingState) -> Result<(), LoadError> {
+fn start_ring(connection: &Connection, index: usize, state: &RingState) -> Result<(), LoadError> {
     let base = VMM_OFFSET + guest_address(index);
     let config = VringConfigData {
         queue_max_size: RING_SIZE,

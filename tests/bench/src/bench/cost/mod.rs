@@ -27,7 +27,7 @@ use processes::{Holdings, holdings};
 const STARTS: usize = 20;
 
 /// Number of daemons that run at the same time.
-const CROWD: u32 = 200;
+const DAEMONS: u32 = 200;
 
 /// Number of files that one guest knows.
 const INODES: u32 = 100_000;
@@ -58,14 +58,14 @@ impl fmt::Display for Sandbox {
 
 /// Option for inode handles, with the number of files to look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Keeping {
+struct HandleOption {
     argument: &'static str,
     inodes: u32,
 }
 
-const KEEPINGS: [Keeping; 2] = [
-    Keeping { argument: "--inode-file-handles=prefer", inodes: INODES },
-    Keeping { argument: "--inode-file-handles=never", inodes: INODES_BY_DESCRIPTOR },
+const HANDLE_OPTIONS: [HandleOption; 2] = [
+    HandleOption { argument: "--inode-file-handles=prefer", inodes: INODES },
+    HandleOption { argument: "--inode-file-handles=never", inodes: INODES_BY_DESCRIPTOR },
 ];
 
 /// Measures `contestant` once. Bare host calls have no figures. virtiofsd is measured only with its
@@ -93,15 +93,15 @@ pub(crate) fn turn(
         progress.tell(format!("cost: {contestant}, {sandbox}: start time"));
         figures.push(target.start_to_ready(sandbox)?);
         figures.extend(target.idle(sandbox)?);
-        progress.tell(format!("cost: {contestant}, {sandbox}: {CROWD} daemons"));
-        figures.extend(target.crowd(sandbox)?);
+        progress.tell(format!("cost: {contestant}, {sandbox}: {DAEMONS} daemons"));
+        figures.extend(target.many_daemons(sandbox)?);
     }
-    for keeping in KEEPINGS {
-        progress.tell(format!("cost: {contestant}, {}", keeping.argument));
-        match target.inodes(keeping) {
+    for option in HANDLE_OPTIONS {
+        progress.tell(format!("cost: {contestant}, {}", option.argument));
+        match target.inodes(option) {
             Ok(more) => figures.extend(more),
             // A daemon that does not reach this number of inodes has no figure.
-            Err(error) => complain(format!("cost: {contestant} {}: failed: {error}", keeping.argument)),
+            Err(error) => complain(format!("cost: {contestant} {}: failed: {error}", option.argument)),
         }
     }
     Ok(figures)
@@ -155,8 +155,8 @@ impl CostTarget<'_> {
     }
 
     /// Measures many daemons: first waiting for their guests, then each with a guest.
-    fn crowd(&self, sandbox: Sandbox) -> Outcome<[Figure; 2]> {
-        let serving = (0..CROWD).map(|_| self.start(sandbox, &[])).collect::<Outcome<Vec<_>>>()?;
+    fn many_daemons(&self, sandbox: Sandbox) -> Outcome<[Figure; 2]> {
+        let serving = (0..DAEMONS).map(|_| self.start(sandbox, &[])).collect::<Outcome<Vec<_>>>()?;
         let processes: Vec<u32> = serving.iter().map(Serving::id).collect();
         let waiting = holdings(&processes)?.pss_kib;
         let connect = |serving: &Serving| Holder::connect(serving.socket(), self.share, 0);
@@ -164,9 +164,9 @@ impl CostTarget<'_> {
         let connected = holdings(&processes)?.pss_kib;
         drop(guests);
         Ok([
-            lower(format!("cost: PSS of {CROWD} daemons, {sandbox}"), "MiB", number(waiting)? / 1024.0),
+            lower(format!("cost: PSS of {DAEMONS} daemons, {sandbox}"), "MiB", number(waiting)? / 1024.0),
             lower(
-                format!("cost: PSS of {CROWD} daemons, each with a guest, {sandbox}"),
+                format!("cost: PSS of {DAEMONS} daemons, each with a guest, {sandbox}"),
                 "MiB",
                 number(connected)? / 1024.0,
             ),
@@ -174,9 +174,9 @@ impl CostTarget<'_> {
     }
 
     /// Measures the memory and the descriptors for the files that a guest knows.
-    fn inodes(&self, keeping: Keeping) -> Outcome<Vec<Figure>> {
-        let Keeping { argument, inodes } = keeping;
-        let serving = self.start(Sandbox::None, &self.keeping_arguments(argument))?;
+    fn inodes(&self, option: HandleOption) -> Outcome<Vec<Figure>> {
+        let HandleOption { argument, inodes } = option;
+        let serving = self.start(Sandbox::None, &self.handle_arguments(argument))?;
         let mut guest = Holder::connect(serving.socket(), self.share, inodes)?;
         let before = holdings(&[serving.id()])?;
         guest.look_up()?;
@@ -192,7 +192,7 @@ impl CostTarget<'_> {
 
     /// Returns the arguments for the option. virtiofsd drops the capability that inode handles need
     /// unless an option keeps it.
-    fn keeping_arguments(&self, argument: &'static str) -> Vec<&'static str> {
+    fn handle_arguments(&self, argument: &'static str) -> Vec<&'static str> {
         match self.contestant {
             Contestant::Virtiofsd(_) => vec![argument, "--modcaps=+dac_read_search"],
             Contestant::Pinhole { .. } | Contestant::Before { .. } | Contestant::Native => vec![argument],
@@ -214,7 +214,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 /// Returns a folder with many empty files, which is made once for all turns.
 fn tree(run_folder: &RunFolder) -> Outcome<PathBuf> {
-    let share = fresh::spread(run_folder.path(), "cost")?.join("share");
+    let share = fresh::spread_folder(run_folder.path(), "cost")?.join("share");
     let complete = share.join("part-0/complete");
     if complete.exists() {
         return Ok(share);

@@ -31,7 +31,7 @@ pub(super) fn holdings(roots: &[u32]) -> Outcome<Holdings> {
         let failed = |error| Failure::new(format!("cannot read /proc/{process}: {error}"));
         let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).map_err(failed)?;
         let missing = || Failure::new(format!("no Pss of process {process} in:\n{rollup}"));
-        sum.pss_kib += own_kib(&rollup).ok_or_else(missing)?;
+        sum.pss_kib += pss_without_guest_kib(&rollup).ok_or_else(missing)?;
         sum.anonymous_kib += field_kib(&rollup, "Pss_Anon:").ok_or_else(missing)?;
         sum.descriptors += fs::read_dir(format!("/proc/{process}/fd")).map_err(failed)?.count();
         sum.processes += 1;
@@ -40,7 +40,7 @@ pub(super) fn holdings(roots: &[u32]) -> Outcome<Holdings> {
 }
 
 /// Returns Pss minus Pss_Shmem of a `smaps_rollup`.
-fn own_kib(rollup: &str) -> Option<u64> {
+fn pss_without_guest_kib(rollup: &str) -> Option<u64> {
     field_kib(rollup, "Pss:")?.checked_sub(field_kib(rollup, "Pss_Shmem:")?)
 }
 
@@ -58,8 +58,8 @@ pub(crate) fn children() -> Outcome<HashMap<u32, Vec<u32>>> {
             continue;
         };
         // A process that has ended meanwhile is skipped.
-        let described = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        if let Some(parent) = parent(&described) {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if let Some(parent) = parent(&stat) {
             children.entry(parent).or_default().push(process);
         }
     }
@@ -68,8 +68,8 @@ pub(crate) fn children() -> Outcome<HashMap<u32, Vec<u32>>> {
 
 /// Returns the parent from a line of `proc_pid_stat(5)`: the second field after the name. The name
 /// may contain any characters.
-fn parent(described: &str) -> Option<u32> {
-    described.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+fn parent(stat: &str) -> Option<u32> {
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -81,8 +81,11 @@ mod tests {
 
     #[test]
     fn guest_memory_does_not_count_for_the_daemon() {
-        assert_eq!(own_kib("Rss:  99 kB\nPss:   10 kB\nPss_Anon: 4 kB\nPss_Shmem:   3 kB\n"), Some(7));
-        assert_eq!(own_kib("Pss: 10 kB\n"), None);
+        assert_eq!(
+            pss_without_guest_kib("Rss:  99 kB\nPss:   10 kB\nPss_Anon: 4 kB\nPss_Shmem:   3 kB\n"),
+            Some(7)
+        );
+        assert_eq!(pss_without_guest_kib("Pss: 10 kB\n"), None);
     }
 
     #[test]

@@ -44,11 +44,11 @@ fn serve(arguments: &DaxGuestArguments) -> Result<(), FrontendError> {
         let answer = match line?.as_str() {
             "map" => player.map().map(|()| "mapped".to_owned())?,
             "read" => player.read().map(|()| "read".to_owned())?,
-            "load" => both(player.load(time)?),
-            "store" => both(player.store(time)?),
+            "load" => figures(player.load(time)?),
+            "store" => figures(player.store(time)?),
             "latency" => player.map_and_unmap_us()?.to_string(),
             "back-channel" => player.back_channel_us()?.to_string(),
-            "random" => both(player.random(time)?),
+            "random" => figures(player.random(time)?),
             other => return Err(io::Error::other(format!("unknown command `{other}`")).into()),
         };
         say(answer);
@@ -56,6 +56,6 @@ fn serve(arguments: &DaxGuestArguments) -> Result<(), FrontendError> {
     Ok(())
 }
 
-fn both(pair: Pair) -> String {
+fn figures(pair: Pair) -> String {
     format!("{} {}", pair.window, pair.beside)
 }

@@ -55,8 +55,8 @@ pub(crate) fn main(turns: u16, seconds: f64, load: &str) -> Outcome {
     let program = programs::pinhole()?;
     let conditions = Conditions::of_run(&program, run_folder.path(), load);
     let share = run_folder.path().join("dax");
-    fs::create_dir_all(&share).map_err(Failure::io("cannot make the share"))?;
-    let file = make_file(&share.join(FILE))?;
+    fs::create_dir_all(&share).map_err(Failure::io("cannot create the share"))?;
+    let file = create_file(&share.join(FILE))?;
     let bench = Bench { program, share, seconds };
     let mut rows = Rows::default();
     for turn in 1..=turns {
@@ -71,8 +71,8 @@ pub(crate) fn main(turns: u16, seconds: f64, load: &str) -> Outcome {
     Ok(())
 }
 
-fn make_file(path: &Path) -> Outcome<File> {
-    let failed = || Failure::io(format!("cannot make {}", path.display()));
+fn create_file(path: &Path) -> Outcome<File> {
+    let failed = || Failure::io(format!("cannot create {}", path.display()));
     let mut file =
         File::options().create(true).truncate(true).read(true).write(true).open(path).map_err(failed())?;
     let block: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
@@ -121,14 +121,14 @@ impl Bench {
         for (held, (word, name)) in pss.iter_mut().zip([("map", "mapped"), ("read", "by READ")]) {
             evict(file)?;
             let mut guests = (0..count).map(|_| self.guest()).collect::<Outcome<Vec<_>>>()?;
-            let before = (held_mib(&guests)?, cached_mib()?);
+            let before = (pss_mib(&guests)?, page_cache_mib()?);
             for guest in &mut guests {
                 guest.ask(word)?;
             }
-            *held = held_mib(&guests)? - before.0;
+            *held = pss_mib(&guests)? - before.0;
             let plural = if count == 1 { "guest" } else { "guests" };
             rows.add(&format!("{count} {plural} {name}: PSS, MiB"), *held);
-            rows.add(&format!("{count} {plural} {name}: page cache, MiB"), cached_mib()? - before.1);
+            rows.add(&format!("{count} {plural} {name}: page cache, MiB"), page_cache_mib()? - before.1);
         }
         let [mapped, read] = pss;
         if count > 1 {
@@ -146,7 +146,7 @@ fn evict(file: &File) -> Outcome {
 }
 
 /// Returns the proportional set size of the guests and their daemons, in MiB.
-fn held_mib(guests: &[DaxGuest]) -> Outcome<f64> {
+fn pss_mib(guests: &[DaxGuest]) -> Outcome<f64> {
     let mut kib = 0;
     for process in guests.iter().flat_map(|guest| [guest.child.id(), guest.daemon.serving_id()]) {
         kib += field_kib(&format!("/proc/{process}/smaps_rollup"), "Pss:")?;
@@ -155,7 +155,7 @@ fn held_mib(guests: &[DaxGuest]) -> Outcome<f64> {
 }
 
 /// Returns the size of the host's page cache without tmpfs and memfds, in MiB.
-fn cached_mib() -> Outcome<f64> {
+fn page_cache_mib() -> Outcome<f64> {
     let field = |name| field_kib("/proc/meminfo", name);
     mib(field("Cached:")?.saturating_sub(field("Shmem:")?))
 }
@@ -197,13 +197,13 @@ impl DaxGuest {
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (asked, said) = pipes.ok_or_else(|| Failure::new("the guest has no standard input or output"))?;
         let mut guest = Self { child, asked, said: BufReader::new(said), daemon };
-        guest.hear()?;
+        guest.read_answer()?;
         Ok(guest)
     }
 
     fn ask(&mut self, word: &str) -> Outcome<String> {
         writeln!(self.asked, "{word}").map_err(Failure::io("cannot write to the guest"))?;
-        self.hear()
+        self.read_answer()
     }
 
     fn number(&mut self, word: &str) -> Outcome<f64> {
@@ -221,7 +221,7 @@ impl DaxGuest {
         })
     }
 
-    fn hear(&mut self) -> Outcome<String> {
+    fn read_answer(&mut self) -> Outcome<String> {
         let mut line = String::new();
         self.said.read_line(&mut line).map_err(Failure::io("cannot read from the guest"))?;
         if !line.is_empty() {

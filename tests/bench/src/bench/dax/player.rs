@@ -17,11 +17,11 @@ use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler as _};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory as _, VolatileSlice};
 
 /// Length of a slot in bytes. Linux maps whole slots.
-const SLOT: u64 = 2 << 20;
+const SLOT_LEN: u64 = 2 << 20;
 /// Length in bytes of a READ that fills a guest's cache.
-const PIECE: u32 = 1 << 20;
+const READ_LEN: u32 = 1 << 20;
 /// Length of a random access in bytes.
-const BLOCK: u32 = 4096;
+const BLOCK_LEN: u32 = 4096;
 /// Number of mappings, each with its removal, in one figure.
 const PAIRS: usize = 2000;
 /// `O_RDWR`.
@@ -65,7 +65,7 @@ impl MappingPlayer {
         let handle = u64_at(guest.raw(1, &open, OUT_HEADER_LEN + 16)?.success()?, 0)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let len = file.metadata()?.len();
-        if len % SLOT != 0 || len > window.len() {
+        if len % SLOT_LEN != 0 || len > window.len() {
             return Err(FrontendError::Reply(format!("{len} bytes do not fill slots of the window")));
         }
         let native = usize::try_from(len).map_err(std::io::Error::other)?;
@@ -91,9 +91,9 @@ impl MappingPlayer {
     pub(crate) fn map(&mut self) -> Result<(), FrontendError> {
         let mut block = vec![0; 1 << 20];
         for at in (0..self.len).step_by(2 << 20) {
-            let setup = setup_mapping(self.node, [at, SLOT, 3, at]).message();
+            let setup = setup_mapping(self.node, [at, SLOT_LEN, 3, at]).message();
             self.guest.raw(1, &setup, OUT_HEADER_LEN)?.success()?;
-            for half in [at, at + SLOT / 2] {
+            for half in [at, at + SLOT_LEN / 2] {
                 self.window.copy_out(half, &mut block).map_err(std::io::Error::from)?;
             }
         }
@@ -107,8 +107,9 @@ impl MappingPlayer {
     pub(crate) fn read(&mut self) -> Result<(), FrontendError> {
         self.cache.clear();
         for at in (0..self.len).step_by(1 << 20) {
-            let message = self.read_message(at, PIECE);
-            let reply = self.guest.raw(1, &message, OUT_HEADER_LEN + usize::try_from(PIECE).unwrap_or(0))?;
+            let message = self.read_message(at, READ_LEN);
+            let reply =
+                self.guest.raw(1, &message, OUT_HEADER_LEN + usize::try_from(READ_LEN).unwrap_or(0))?;
             self.cache.extend_from_slice(reply.success()?);
         }
         Ok(())
@@ -182,7 +183,7 @@ impl MappingPlayer {
         }
         let [window, beside] = [0, 1].map(|way: usize| {
             let (bytes, spent) = bytes.get(way).zip(spent.get(way)).unwrap_or((&0, &Duration::MAX));
-            gib(*bytes) / spent.as_secs_f64()
+            to_gib(*bytes) / spent.as_secs_f64()
         });
         Ok(Pair { window, beside })
     }
@@ -193,8 +194,8 @@ impl MappingPlayer {
     /// # Errors
     /// Fails if one is refused.
     pub(crate) fn map_and_unmap_us(&mut self) -> Result<f64, FrontendError> {
-        let setup = setup_mapping(self.node, [0, SLOT, 3, 0]).message();
-        let remove = remove_mapping(self.node, &[(0, SLOT)]).message();
+        let setup = setup_mapping(self.node, [0, SLOT_LEN, 3, 0]).message();
+        let remove = remove_mapping(self.node, &[(0, SLOT_LEN)]).message();
         self.guest.raw(1, &remove, OUT_HEADER_LEN)?.success()?;
         let us = median_us(|| {
             self.guest.raw(1, &setup, OUT_HEADER_LEN)?.success()?;
@@ -212,12 +213,12 @@ impl MappingPlayer {
     /// Fails if there are no more descriptors, or a message is refused.
     pub(crate) fn back_channel_us(&self) -> Result<f64, FrontendError> {
         let (ours, theirs) = UnixStream::pair()?;
-        let _window = Window::over(ours, SLOT, Rules::mapping(), None)?;
+        let _window = Window::over(ours, SLOT_LEN, Rules::mapping(), None)?;
         let daemon = Backend::from_stream(theirs);
         daemon.set_reply_ack_flag(true);
         daemon.set_shmem_flag(true);
         let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
-        let range = VhostUserMMap { len: SLOT, flags: 1, ..VhostUserMMap::default() };
+        let range = VhostUserMMap { len: SLOT_LEN, flags: 1, ..VhostUserMMap::default() };
         median_us(|| {
             daemon.shmem_map(&range, &file)?;
             daemon.shmem_unmap(&range)?;
@@ -236,7 +237,7 @@ impl MappingPlayer {
             player.window.copy_out(at, &mut block).map_err(|error| std::io::Error::from(error).into())
         })?;
         let beside = self.rate(time, |player, at| {
-            let message = player.read_message(at, BLOCK);
+            let message = player.read_message(at, BLOCK_LEN);
             player.guest.raw(1, &message, OUT_HEADER_LEN + 4096)?.success()?;
             Ok(())
         })?;
@@ -282,7 +283,7 @@ fn median_us(mut pair: impl FnMut() -> Result<(), FrontendError>) -> Result<f64,
     Ok(times.get(PAIRS / 2).map_or(f64::NAN, |median| median.as_secs_f64() * 1e6))
 }
 
-fn gib(bytes: u64) -> f64 {
+fn to_gib(bytes: u64) -> f64 {
     // Whole MiB are exact in a float.
     f64::from(u32::try_from(bytes >> 20).unwrap_or(u32::MAX)) / 1024.0
 }

@@ -57,7 +57,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    fn word(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Always => "always",
@@ -65,7 +65,7 @@ impl Mode {
         }
     }
 
-    fn part(self) -> &'static str {
+    fn row_set(self) -> &'static str {
         match self {
             Self::Auto => "all",
             Self::Always => "metadata",
@@ -89,7 +89,7 @@ pub(crate) fn turn(
     for (mode, argument) in
         modes(contestant).into_iter().filter(|(mode, _)| only.is_none_or(|only| only == *mode))
     {
-        progress.tell(format!("guest: {contestant}, cache {}", mode.word()));
+        progress.tell(format!("guest: {contestant}, cache {}", mode.name()));
         figures.extend(boot(contestant, mode, argument, run_folder)?);
     }
     Ok(figures)
@@ -151,7 +151,7 @@ fn boot(
 
 fn script(mode: Mode) -> Outcome<String> {
     let mut line = String::from("sh /extra/rows.sh");
-    write!(line, " {TAG} {} {} {CREATED} {}", tree::FILES, tree::ARCHIVED, mode.part())
+    write!(line, " {TAG} {} {} {CREATED} {}", tree::FILES, tree::ARCHIVED, mode.row_set())
         .map_err(|error| Failure::new(format!("cannot write the script for the guest: {error}")))?;
     Ok(line)
 }
@@ -164,7 +164,7 @@ fn read_rows(output: &str, contestant: &Contestant, mode: Mode) -> Outcome<Vec<F
         let mut words = line.splitn(3, ' ');
         let (kind, name, rest) = (words.next(), words.next().unwrap_or(""), words.next().unwrap_or(""));
         let (_, row, unit) = ROWS.into_iter().find(|(word, ..)| *word == name).ok_or_else(wrong)?;
-        let row = format!("{row} (cache {})", mode.word());
+        let row = format!("{row} (cache {})", mode.name());
         match kind {
             Some("row") => {
                 let value = rate(rest).ok_or_else(wrong)?;

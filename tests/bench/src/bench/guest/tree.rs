@@ -40,7 +40,7 @@ const PIECE_LEN: usize = 1 << 20;
 
 /// Makes a share. Dropping the value removes it.
 pub(super) fn prepare(run_folder: &RunFolder) -> Outcome<TempDir> {
-    let share = fresh::folder(run_folder.path(), "guest")?;
+    let share = fresh::new_share(run_folder.path(), "guest")?;
     fill(share.path()).map_err(Failure::io("cannot fill the share of the guest"))?;
     archive(share.path())?;
     let folder = File::open(share.path()).map_err(Failure::io("cannot open the share of the guest"))?;

@@ -20,14 +20,14 @@ use crate::step::{Failure, Outcome};
 
 const SETUP: Setup = Setup { queues: 2, queue_size: 128, features: INDIRECT | EVENT_IDX };
 /// `O_RDWR`.
-const BOTH: u32 = 2;
+const O_RDWR: u32 = 2;
 /// Number of locks, and of pairs of GETATTR, in one figure.
 const PAIRS: u32 = 2000;
 /// Number of times that a lock goes from one guest to the other.
 const TURNS: u32 = 200;
 /// Longest wait of the other guest, in microseconds. The step is a prime, so that the waits differ.
-const WAIT_MAX: u64 = 20_000;
-const WAIT_STEP: u64 = 7_919;
+const WAIT_US_MAX: u64 = 20_000;
+const WAIT_US_STEP: u64 = 7_919;
 
 /// Selects the daemons and the file.
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ struct LockGuest {
 impl LockGuest {
     fn new(socket: &Path, name: &str) -> Result<Self, FrontendError> {
         let mut client = Client::connect(socket, SETUP)?.0;
-        let file = client.open(name, BOTH)?;
+        let file = client.open(name, O_RDWR)?;
         Ok(Self { client, file })
     }
 
@@ -75,7 +75,7 @@ impl LockGuest {
             self.set(lock)?;
             self.set(lock.to(UNLOCK))?;
         }
-        Ok(each(began.elapsed()))
+        Ok(micros_per_pair(began.elapsed()))
     }
 
     /// Returns the time of two GETATTRs, in microseconds.
@@ -85,11 +85,11 @@ impl LockGuest {
         for _ in 0..PAIRS * 2 {
             self.client.body(Frame::new(GETATTR, node).u32(1).u32(0).u64(handle), 104)?;
         }
-        Ok(each(began.elapsed()))
+        Ok(micros_per_pair(began.elapsed()))
     }
 }
 
-fn each(time: Duration) -> f64 {
+fn micros_per_pair(time: Duration) -> f64 {
     micros(time) / f64::from(PAIRS)
 }
 
@@ -112,7 +112,7 @@ fn hand_over(holder: &mut LockGuest, waiter: &mut LockGuest) -> Result<Vec<f64>,
                 other.wait_for(yours).map(|()| Instant::now())
             });
             waits.recv().unwrap_or_default();
-            let until = Instant::now() + Duration::from_micros(u64::from(turn) * WAIT_STEP % WAIT_MAX);
+            let until = Instant::now() + Duration::from_micros(u64::from(turn) * WAIT_US_STEP % WAIT_US_MAX);
             while let left = until.saturating_duration_since(Instant::now())
                 && !left.is_zero()
             {
@@ -134,14 +134,14 @@ fn measure(arguments: &LockGuestsArguments) -> Result<(), FrontendError> {
     let [first, second] = arguments.socket.as_slice() else {
         return Err(FrontendError::Reply("give two sockets".to_owned()));
     };
-    let (mut here, mut there) =
+    let (mut first_guest, mut second_guest) =
         (LockGuest::new(first, &arguments.file)?, LockGuest::new(second, &arguments.file)?);
     // A warm-up: the first requests open files that later ones find open.
-    here.lock_and_unlock()?;
-    here.two_get_attrs()?;
-    say(format!("lock-and-unlock {}", here.lock_and_unlock()?));
-    say(format!("two-getattrs {}", here.two_get_attrs()?));
-    let times = hand_over(&mut here, &mut there)?;
+    first_guest.lock_and_unlock()?;
+    first_guest.two_get_attrs()?;
+    say(format!("lock-and-unlock {}", first_guest.lock_and_unlock()?));
+    say(format!("two-getattrs {}", first_guest.two_get_attrs()?));
+    let times = hand_over(&mut first_guest, &mut second_guest)?;
     let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or(f64::NAN);
     say(format!("hand-over-median {}", at(50)));
     say(format!("hand-over-p99 {}", at(99)));

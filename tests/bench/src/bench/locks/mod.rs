@@ -36,8 +36,8 @@ pub(crate) fn main(turns: u16, load: &str) -> Outcome {
     let program = programs::pinhole()?;
     let conditions = Conditions::of_run(&program, run_folder.path(), load);
     let share = run_folder.path().join("locks");
-    fs::create_dir_all(&share).map_err(Failure::io("cannot make the share"))?;
-    fs::write(share.join(FILE), [0; 4096]).map_err(Failure::io("cannot make the file"))?;
+    fs::create_dir_all(&share).map_err(Failure::io("cannot create the share"))?;
+    fs::write(share.join(FILE), [0; 4096]).map_err(Failure::io("cannot create the file"))?;
     let daemon = || -> Outcome<Serving> {
         let daemon = Daemon::pinhole_at(&program, &share).argument("--cache=strict").argument("--tag=bench");
         daemon.start().map_err(|error| Failure::new(error.to_string()))

@@ -38,7 +38,7 @@ struct OpenFile {
     no_flush: bool,
 }
 
-const CLOSED: OpenFile = OpenFile { stage: Stage::Open, node: 0, handle: 0, len: 0, no_flush: false };
+const NOT_OPEN: OpenFile = OpenFile { stage: Stage::Open, node: 0, handle: 0, len: 0, no_flush: false };
 
 fn slot(all: &mut [OpenFile], number: usize) -> Result<&mut OpenFile, LoadError> {
     all.get_mut(number).ok_or_else(|| LoadError::Device(format!("no slot {number}")))
@@ -58,14 +58,14 @@ impl OpenRelease {
         let folder = player.look_up(ROOT, tree::KNOWN.name)?;
         let names = (0..tree::KNOWN.files).map(tree::name);
         let nodes = names.map(|name| player.look_up(folder, &name)).collect::<Result<_, _>>()?;
-        Ok(Self { nodes, open: [CLOSED; SLOTS], random: Random::new(position.number), none: Vec::new() })
+        Ok(Self { nodes, open: [NOT_OPEN; SLOTS], random: Random::new(position.number), none: Vec::new() })
     }
 }
 
 impl Play for OpenRelease {
     fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
         let node = *self.random.choose(&self.nodes)?;
-        *slot(&mut self.open, number)? = OpenFile { node, ..CLOSED };
+        *slot(&mut self.open, number)? = OpenFile { node, ..NOT_OPEN };
         message.start(opcode::OPEN_FILE, node).u32(READ_ONLY).u32(0);
         Ok(Ask::body(OPENED_LEN))
     }
@@ -111,14 +111,14 @@ impl SmallFile {
             let node = player.look_up(folder, &tree::name(number))?;
             files.push((node, tree::small_len(number)));
         }
-        Ok(Self { files, open: [CLOSED; SLOTS], random: Random::new(position.number), none: Vec::new() })
+        Ok(Self { files, open: [NOT_OPEN; SLOTS], random: Random::new(position.number), none: Vec::new() })
     }
 }
 
 impl Play for SmallFile {
     fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
         let (node, len) = *self.random.choose(&self.files)?;
-        *slot(&mut self.open, number)? = OpenFile { node, len, ..CLOSED };
+        *slot(&mut self.open, number)? = OpenFile { node, len, ..NOT_OPEN };
         message.start(opcode::OPEN_FILE, node).u32(READ_ONLY).u32(0);
         Ok(Ask::body(OPENED_LEN))
     }
@@ -141,7 +141,7 @@ impl Play for SmallFile {
                 let (room, len) =
                     (usize::try_from(room).unwrap_or(0), usize::try_from(open.len).unwrap_or(0));
                 return Ok(NextStep::Send(Ask {
-                    answer_len: 0,
+                    reply_len: 0,
                     data: Data::In(room),
                     expect: Expect::Body(len),
                 }));
@@ -176,7 +176,7 @@ pub(super) struct CreateUnlink {
     names: Vec<String>,
     open: [OpenFile; SLOTS],
     random: Random,
-    gone: Vec<(u64, u64)>,
+    removed: Vec<(u64, u64)>,
     _fresh: tree::Fresh,
 }
 
@@ -191,9 +191,9 @@ impl CreateUnlink {
             folders,
             chosen: [0; SLOTS],
             names,
-            open: [CLOSED; SLOTS],
+            open: [NOT_OPEN; SLOTS],
             random: Random::new(position.number),
-            gone: Vec::with_capacity(SLOTS),
+            removed: Vec::with_capacity(SLOTS),
             _fresh: fresh,
         })
     }
@@ -209,7 +209,7 @@ impl CreateUnlink {
 
 impl Play for CreateUnlink {
     fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
-        *slot(&mut self.open, number)? = CLOSED;
+        *slot(&mut self.open, number)? = NOT_OPEN;
         let folder = *self.random.choose(&self.folders)?;
         if let Some(chosen) = self.chosen.get_mut(number) {
             *chosen = folder;
@@ -249,7 +249,7 @@ impl Play for CreateUnlink {
                 message.start(opcode::UNLINK, self.folder(number)).name(self.name(number));
             }
             Stage::Unlink | Stage::Read => {
-                self.gone.push((open.node, 1));
+                self.removed.push((open.node, 1));
                 return Ok(NextStep::Done);
             }
         }
@@ -257,7 +257,7 @@ impl Play for CreateUnlink {
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
-        &mut self.gone
+        &mut self.removed
     }
 
     fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {

@@ -10,7 +10,7 @@ use super::requests::{DIRECTORY, OPENED_LEN, ROOT, release, transfer};
 use pinhole_tests::frontend::frame::opcode;
 
 /// Length that `readdir(3)` in a guest asks for at once, in bytes.
-const ROOM: usize = SIZE as usize;
+const REPLY_LEN_MAX: usize = SIZE as usize;
 
 /// The same, in the type of the request.
 const SIZE: u32 = 32 << 10;
@@ -27,7 +27,7 @@ struct OpenListing {
     ending: bool,
 }
 
-const CLOSED: OpenListing = OpenListing { handle: 0, listed: 0, opened: false, ending: false };
+const NOT_OPEN: OpenListing = OpenListing { handle: 0, listed: 0, opened: false, ending: false };
 
 /// Listings of one directory.
 #[derive(Debug)]
@@ -35,26 +35,30 @@ pub(super) struct List {
     folder: u64,
     files: usize,
     open: [OpenListing; SLOTS],
-    gone: Vec<(u64, u64)>,
+    listed_nodes: Vec<(u64, u64)>,
 }
 
 impl List {
     pub(super) fn open(player: &mut Player<'_>, folder: tree::Folder) -> Result<Self, LoadError> {
         let node = player.look_up(ROOT, folder.name)?;
-        let gone = Vec::with_capacity(folder.files * SLOTS);
-        Ok(Self { folder: node, files: folder.files, open: [CLOSED; SLOTS], gone })
+        let listed_nodes = Vec::with_capacity(folder.files * SLOTS);
+        Ok(Self { folder: node, files: folder.files, open: [NOT_OPEN; SLOTS], listed_nodes })
     }
 
     fn read(&self, handle: u64, offset: u64, message: &mut Message) -> NextStep {
         transfer(message, opcode::READDIRPLUS, (self.folder, handle), offset, SIZE);
-        NextStep::Send(Ask { answer_len: 0, data: Data::Listing(ROOM), expect: Expect::AtMost(ROOM) })
+        NextStep::Send(Ask {
+            reply_len: 0,
+            data: Data::Listing(REPLY_LEN_MAX),
+            expect: Expect::AtMost(REPLY_LEN_MAX),
+        })
     }
 }
 
 impl Play for List {
     fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
         if let Some(open) = self.open.get_mut(number) {
-            *open = CLOSED;
+            *open = NOT_OPEN;
         }
         message.start(opcode::OPENDIR, self.folder).u32(DIRECTORY).u32(0);
         Ok(Ask::body(OPENED_LEN))
@@ -75,7 +79,7 @@ impl Play for List {
             open.handle = reply.u64(0)?;
             self.read(open.handle, 0, message)
         } else if reply.len > 0 {
-            let (listed, offset) = entries(reply, &mut self.gone)?;
+            let (listed, offset) = entries(reply, &mut self.listed_nodes)?;
             open.listed += listed;
             self.read(open.handle, offset, message)
         } else {
@@ -93,7 +97,7 @@ impl Play for List {
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
-        &mut self.gone
+        &mut self.listed_nodes
     }
 
     fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
@@ -103,17 +107,17 @@ impl Play for List {
 
 /// Reads a listing. Returns the number of its entries and the offset of the next one. Every entry
 /// but "." and ".." counts as a lookup.
-fn entries(reply: &Reply<'_>, gone: &mut Vec<(u64, u64)>) -> Result<(usize, u64), LoadError> {
+fn entries(reply: &Reply<'_>, listed_nodes: &mut Vec<(u64, u64)>) -> Result<(usize, u64), LoadError> {
     let (mut at, mut count, mut offset) = (0, 0, 0);
     while at < reply.len {
         let node = reply.listed_u64(at)?;
         let entry = at + ENTRY_LEN;
         offset = reply.listed_u64(entry + 8)?;
-        let name_len = usize::try_from(reply.listed_u64(entry + 16)? & 0xffff_ffff).unwrap_or(ROOM);
+        let name_len = usize::try_from(reply.listed_u64(entry + 16)? & 0xffff_ffff).unwrap_or(REPLY_LEN_MAX);
         let [first, second] = reply.listed_bytes(entry + DIRENT_LEN)?;
         let dots = (name_len == 1 && first == b'.') || (name_len == 2 && [first, second] == *b"..");
         if node != 0 && !dots {
-            gone.push((node, 1));
+            listed_nodes.push((node, 1));
         }
         count += 1;
         at = entry + (DIRENT_LEN + name_len).next_multiple_of(8);

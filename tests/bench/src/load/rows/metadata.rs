@@ -143,7 +143,7 @@ impl Play for LookupMiss {
     fn begin(&mut self, _slot: usize, message: &mut Message) -> Result<Ask, LoadError> {
         let name = self.random.choose(&self.names)?;
         message.start(opcode::LOOKUP, self.folder).name(name.as_bytes());
-        Ok(Ask { answer_len: ENTRY_LEN, data: Data::None, expect: Expect::Missing })
+        Ok(Ask { reply_len: ENTRY_LEN, data: Data::None, expect: Expect::Missing })
     }
 
     fn next(

@@ -13,21 +13,21 @@ use super::listing::List;
 use super::metadata::{GetAttr, LookupHit};
 use super::random::Random;
 
-/// Number of operations of each part among a hundred.
-const SHARES: [(u64, usize); 6] = [(40, 0), (25, 1), (15, 2), (10, 3), (5, 4), (5, 5)];
+/// Number of operations of each row among a hundred.
+const PERCENTAGES: [(u64, usize); 6] = [(40, 0), (25, 1), (15, 2), (10, 3), (5, 4), (5, 5)];
 
 /// Rows of the mix, and the current row of each slot.
 pub(super) struct Mixed {
-    parts: [Box<dyn Play>; 6],
+    rows: [Box<dyn Play>; 6],
     chosen: [usize; SLOTS],
     random: Random,
-    gone: Vec<(u64, u64)>,
+    forgotten: Vec<(u64, u64)>,
 }
 
 impl Mixed {
     pub(super) fn open(player: &mut Player<'_>, position: &ThreadPosition) -> Result<Self, LoadError> {
         let blocks = Blocks { len: 4096, random: true };
-        let parts: [Box<dyn Play>; 6] = [
+        let rows: [Box<dyn Play>; 6] = [
             Box::new(LookupHit::open(player, position)?),
             Box::new(GetAttr::open(player, position)?),
             Box::new(SmallFile::open(player, position)?),
@@ -36,46 +36,46 @@ impl Mixed {
             Box::new(List::open(player, tree::FEW)?),
         ];
         Ok(Self {
-            parts,
+            rows,
             chosen: [0; SLOTS],
             random: Random::new(position.number),
-            gone: Vec::with_capacity(4096),
+            forgotten: Vec::with_capacity(4096),
         })
     }
 
-    fn part(&mut self, slot: usize) -> Result<&mut Box<dyn Play>, LoadError> {
+    fn row(&mut self, slot: usize) -> Result<&mut Box<dyn Play>, LoadError> {
         let chosen = self.chosen.get(slot).copied().unwrap_or(0);
-        self.parts.get_mut(chosen).ok_or_else(|| LoadError::Device(format!("no slot {slot}")))
+        self.rows.get_mut(chosen).ok_or_else(|| LoadError::Device(format!("no slot {slot}")))
     }
 }
 
 impl Play for Mixed {
     fn begin(&mut self, slot: usize, message: &mut Message) -> Result<Ask, LoadError> {
         let mut left = self.random.below(100);
-        for (share, part) in SHARES {
-            if left < share {
+        for (percentage, row) in PERCENTAGES {
+            if left < percentage {
                 if let Some(chosen) = self.chosen.get_mut(slot) {
-                    *chosen = part;
+                    *chosen = row;
                 }
                 break;
             }
-            left -= share;
+            left -= percentage;
         }
-        self.part(slot)?.begin(slot, message)
+        self.row(slot)?.begin(slot, message)
     }
 
     fn next(&mut self, slot: usize, reply: &Reply<'_>, message: &mut Message) -> Result<NextStep, LoadError> {
-        self.part(slot)?.next(slot, reply, message)
+        self.row(slot)?.next(slot, reply, message)
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
-        for part in &mut self.parts {
-            self.gone.append(part.forgotten());
+        for row in &mut self.rows {
+            self.forgotten.append(row.forgotten());
         }
-        &mut self.gone
+        &mut self.forgotten
     }
 
     fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
-        self.parts.iter_mut().try_for_each(|part| part.close(player))
+        self.rows.iter_mut().try_for_each(|row| row.close(player))
     }
 }
