@@ -18,7 +18,9 @@ pub(crate) enum Against {
 /// Limit of a ratio or of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Bound {
+    /// Largest value.
     AtMost(f64),
+    /// Smallest value.
     AtLeast(f64),
 }
 
@@ -147,6 +149,7 @@ pub(crate) fn all<'r>(rows: impl Iterator<Item = &'r str>) -> Vec<Aim> {
     all
 }
 
+/// Returns the aims of the part `wire`.
 fn wire() -> Vec<Aim> {
     let mut all = Vec::new();
     let mut aim = |row: String, against, bound| all.push(Aim { row, against, bound });

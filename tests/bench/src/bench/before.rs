@@ -2,9 +2,9 @@
 //! turns, and each row gets a verdict.
 //!
 //! A row is slower by more than its spread if pinhole was slower in every turn: the smallest and
-//! the largest ratio are both on the slower side of 1. For two equal builds, a figure does so by
-//! chance in one of 2^turns rows. The number of faster rows, counted in the same way, shows how
-//! many that are.
+//! the largest ratio are both on the slower side of 1. For two equal builds, this happens by chance
+//! in one of 2^turns rows. Faster rows are counted in the same way. Their number shows how many of
+//! the slower rows may be chance.
 
 use std::fmt;
 
@@ -94,6 +94,7 @@ pub(crate) fn compare(comparisons: &[Comparison]) -> (Table, Count) {
     (table, count)
 }
 
+/// Returns whether a row gets a verdict.
 fn is_compared(row: &str) -> bool {
     let metric = row.rsplit_once(": ").map_or("", |(_, metric)| metric);
     !super::report::BenchReport::is_wire(row) || METRICS.contains(&metric)

@@ -34,27 +34,38 @@ pub(crate) struct Chart {
     pub(crate) bars: Vec<Bar>,
 }
 
+/// Drawing with coordinates in pixels.
 type Area<'a> = DrawingArea<SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
+/// Width of a chart in pixels.
 const WIDTH: u32 = 1280;
+/// Position of the smallest ratio, in pixels from the left.
 const LEFT: f64 = 390.0;
+/// Position of the largest ratio, in pixels from the left.
 const RIGHT: f64 = 930.0;
+/// Height above the bars, in pixels.
 const TOP: f64 = 74.0;
+/// Height below the bars, in pixels.
 const BOTTOM: f64 = 34.0;
+/// Distance of neighboring bars, in pixels.
 const STEP: f64 = 21.0;
-/// Half of the height of a bar.
+/// Half of the height of a bar, in pixels.
 const HALF: f64 = 6.0;
-/// Half of the height of the ends of a line.
+/// Half of the height of the ends of a line, in pixels.
 const WHISKER: f64 = 4.0;
 
 /// Explanation of the bars of a benchmark.
 const LEGEND: &str = "bar: median, line: smallest to largest, blue: aim";
 
+/// Color of a bar that meets its aim, or is better than the other contestant and has no aim.
 const GOOD: RGBColor = RGBColor(46, 125, 80);
 /// Color of a bar that is better than the other contestant but misses the aim.
 const SHORT: RGBColor = RGBColor(214, 160, 50);
+/// Color of a bar that is worse than the other contestant and does not meet an aim.
 const BAD: RGBColor = RGBColor(190, 70, 50);
+/// Color of the mark at the aim.
 const AIM: RGBColor = RGBColor(20, 60, 160);
+/// Color of the lines of the scale.
 const GRID: RGBColor = RGBColor(221, 221, 221);
 
 /// Draws `aims.svg`, `wire.svg` and `others.svg` into `folder`. Charts without rows are left out.
@@ -99,6 +110,7 @@ pub(crate) fn draw(report: &BenchReport, folder: &Path) -> Outcome {
     Ok(())
 }
 
+/// Returns a bar for each aim that limits a ratio.
 fn aims(report: &BenchReport) -> Vec<Bar> {
     let ratios = report.aimed().into_iter().filter(|(aim, _, _)| aim.is_ratio());
     ratios
@@ -111,16 +123,19 @@ fn aims(report: &BenchReport) -> Vec<Bar> {
         .collect()
 }
 
+/// Returns a bar for the operations per second of each row of the part `wire`.
 fn wire(report: &BenchReport) -> Vec<Bar> {
     let rates = report.comparisons.iter().filter(|found| found.row.ends_with(": op/s"));
     rates.filter_map(|found| bar(found, found.row.trim_end_matches(": op/s"))).collect()
 }
 
+/// Returns a bar for each row of the other parts.
 fn others(report: &BenchReport) -> Vec<Bar> {
     let others = report.comparisons.iter().filter(|found| !BenchReport::is_wire(&found.row));
     others.filter_map(|found| bar(found, &found.row)).collect()
 }
 
+/// Returns the bar of a comparison with virtiofsd.
 fn bar(found: &Comparison, label: &str) -> Option<Bar> {
     let (setting, beside) = found.peer?;
     let (own, other) = (figure(found.pinhole.median), figure(beside.value.median));
@@ -140,6 +155,7 @@ fn bounds(bars: &[Bar]) -> (f64, f64) {
     (f64::max(low, 0.02) * 0.9, f64::min(high, 50.0) * 1.1)
 }
 
+/// Result of drawing, with the message of the drawing library.
 type Painted = Result<(), String>;
 
 /// Draws a chart as SVG. `when` is the line below its title.
@@ -177,6 +193,7 @@ pub(crate) fn paint(chart: &Chart, when: &str, into: &mut String) -> Painted {
     area.present().map_err(|error| error.to_string())
 }
 
+/// Draws the lines of the scale with their ratios.
 fn grid(area: &Area<'_>, (low, high): (f64, f64), bottom: f64, x: &dyn Fn(f64) -> f64) -> Painted {
     let steps = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
     for at in steps.into_iter().filter(|at| (low..=high).contains(at)) {
@@ -189,6 +206,7 @@ fn grid(area: &Area<'_>, (low, high): (f64, f64), bottom: f64, x: &dyn Fn(f64) -
     Ok(())
 }
 
+/// Draws a bar with its line, its aim, its label and its note. `y` is its middle.
 fn paint_bar(area: &Area<'_>, bar: &Bar, y: f64, x: &dyn Fn(f64) -> f64) -> Painted {
     let median = bar.ratio.median;
     let worse = bar.better.is_better(1.0, median);
@@ -211,10 +229,12 @@ fn paint_bar(area: &Area<'_>, bar: &Bar, y: f64, x: &dyn Fn(f64) -> f64) -> Pain
     write(area, &bar.note, (RIGHT + 10.0, y), (11, HPos::Left))
 }
 
+/// Draws a line.
 fn line(area: &Area<'_>, ends: [(f64, f64); 2], color: RGBColor, width: u32) -> Painted {
     area.draw(&PathElement::new(ends.to_vec(), color.stroke_width(width))).map_err(|error| error.to_string())
 }
 
+/// Writes a text. `at` is its middle in height, and the point of `side` in width.
 fn write(area: &Area<'_>, text: &str, at: (f64, f64), (height, side): (u32, HPos)) -> Painted {
     let style = TextStyle::from(("sans-serif", height).into_font()).pos(Pos::new(side, VPos::Center));
     area.draw(&Text::new(text.to_owned(), at, style)).map_err(|error| error.to_string())

@@ -1,8 +1,9 @@
-//! Makes folders in which creating a file costs the same each time.
+//! Creates folders in which the creation of a file always costs the same.
 //!
 //! ext4 without a journal does not reuse an inode within a minute or more of its deletion. Each
-//! creation skips every such inode of its group: after five thousand removals, new files there are
-//! ten times as slow. So a row that removes files would slow down the rows after it.
+//! creation skips every such inode of its group: after 5000 removals, the creation of a file in
+//! that group takes ten times as long. So a row that removes files would slow down the rows after
+//! it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,8 @@ use tempfile::TempDir;
 use crate::step::{Failure, Outcome};
 
 /// Returns the folder `name` in `parent`, and creates it if it is missing. File systems of the ext
-/// family place its subfolders far apart (`chattr +T`). Others have neither this flag nor this
-/// problem.
+/// family place its subfolders far apart (`chattr +T`). Other file systems have neither this
+/// flag nor this problem.
 ///
 /// # Errors
 /// Fails if the folder cannot be created.
@@ -34,7 +35,8 @@ pub(crate) fn spread_folder(parent: &Path, name: &str) -> Outcome<PathBuf> {
     }
 }
 
-/// Creates a new folder in a [`spread`] folder. Dropping the value removes it.
+/// Creates a new share in the [`spread_folder`] with this name. Dropping the value removes the
+/// share.
 ///
 /// # Errors
 /// Fails if the folder cannot be created.

@@ -105,7 +105,7 @@ const DAX_TURNS: u16 = 5;
 const LOCK_TURNS: u16 = 3;
 
 /// Settings of virtiofsd for `wire`: with and without its thread pool, and the mode that lets a
-/// guest cache the most. There, a mode changes the replies but hardly the work.
+/// guest cache the most. In this part, a mode changes the replies but hardly the work.
 const WIRE_SETTINGS: [VirtiofsdSetting; 3] =
     [CACHE_AUTO, VirtiofsdSetting { pool: 4, cache: "auto" }, CACHE_ALWAYS];
 
@@ -113,9 +113,13 @@ const WIRE_SETTINGS: [VirtiofsdSetting; 3] =
 const GUEST_SETTINGS: [VirtiofsdSetting; 3] =
     [CACHE_AUTO, CACHE_ALWAYS, VirtiofsdSetting { pool: 0, cache: "never" }];
 
+/// virtiofsd without a thread pool, in its default cache mode.
 const CACHE_AUTO: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "auto" };
+
+/// virtiofsd without a thread pool, in the mode that lets a guest cache the most.
 const CACHE_ALWAYS: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "always" };
 
+/// Parses the time of `--seconds`.
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.01..=60.0).contains(&seconds) => Ok(seconds),
@@ -158,8 +162,8 @@ impl Part {
         }
         let settings = match self {
             Self::Wire => WIRE_SETTINGS.as_slice(),
-            // A pool makes no row faster there: each request wakes one more thread, and the guest
-            // has one processor.
+            // A pool makes no row of this part faster: each request wakes one more thread, and the
+            // guest has one CPU.
             Self::Guest => &GUEST_SETTINGS,
             Self::Cost => &[CACHE_AUTO],
         };
@@ -180,7 +184,7 @@ impl BenchArguments {
         } else if self.locks || self.parts().contains(&Part::Guest) {
             &[Need::Base, Need::Userland]
         } else if self.against.is_some() {
-            // virtiofsd takes no part.
+            // virtiofsd is not measured.
             &[]
         } else {
             &[Need::Base]
@@ -198,7 +202,7 @@ impl BenchArguments {
     }
 }
 
-/// Measures what `arguments` select. `load` is the load average before the build.
+/// Runs the selected measurements. `load` is the load average before the build.
 pub(crate) fn main(arguments: &BenchArguments, load: &str) -> Outcome {
     if arguments.locks {
         return locks::main(arguments.turns.unwrap_or(LOCK_TURNS), load);
@@ -229,6 +233,7 @@ pub(crate) fn main(arguments: &BenchArguments, load: &str) -> Outcome {
     show(&BenchReport { conditions, turns, samples, comparisons }, arguments)
 }
 
+/// Measures all contestants of the parts in turns. Each part has its number of turns.
 fn measure(
     parts: &[(Part, usize)],
     builds: &Builds<'_>,
@@ -262,10 +267,10 @@ fn measure(
     Ok(samples)
 }
 
-/// Measures one contestant of a part once.
+/// Function that measures one contestant of a part once.
 type Turn<'t> = dyn Fn(&Contestant, &RunFolder, &Progress) -> Outcome<Vec<Figure>> + 't;
 
-/// Measures the contestants one after another.
+/// Measures the contestants of a part once, one after another.
 fn measure_each(
     contestants: &[Contestant],
     part: &Turn<'_>,
@@ -280,6 +285,7 @@ fn measure_each(
     Ok(())
 }
 
+/// Prints the tables, and writes the files that are wanted.
 fn show(report: &BenchReport, arguments: &BenchArguments) -> Outcome {
     say(format!(
         "\n{}; {}; {}; {}",
@@ -310,6 +316,7 @@ fn show(report: &BenchReport, arguments: &BenchArguments) -> Outcome {
     Ok(())
 }
 
+/// Writes the JSON file, if it is wanted.
 fn write_json(report: &BenchReport, arguments: &BenchArguments) -> Outcome {
     let Some(file) = &arguments.json else { return Ok(()) };
     std::fs::write(file, format!("{:#}\n", report.json()))

@@ -12,7 +12,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Makes a bar of `steps` steps.
+    /// Creates a bar of `steps` steps.
     pub(crate) fn new(steps: u64) -> Self {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()

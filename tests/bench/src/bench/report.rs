@@ -18,7 +18,7 @@ pub(crate) struct BenchReport {
     pub(crate) comparisons: Vec<Comparison>,
 }
 
-/// Metrics of the part `wire`, which share a line of the table.
+/// Metrics of the part `wire`. Those of a row share a line of the table.
 const WIRE: [&str; 7] = ["op/s", "p50", "p99", "p99.9", "CPU", "switches", "peak RSS"];
 
 impl BenchReport {
@@ -39,6 +39,7 @@ impl BenchReport {
         row.rsplit_once(": ").is_some_and(|(_, metric)| WIRE.contains(&metric))
     }
 
+    /// Returns the comparison of the row with this name.
     fn comparison(&self, row: &str) -> Option<&Comparison> {
         self.comparisons.iter().find(|comparison| comparison.row == row)
     }
@@ -210,6 +211,7 @@ impl BenchReport {
     }
 }
 
+/// Returns the second value of a pair.
 fn second<A, B>((_, second): (A, B)) -> B {
     second
 }
@@ -222,19 +224,22 @@ pub(crate) const fn direction(better: Better) -> &'static str {
     }
 }
 
+/// Returns a cell with the median of the ratios, or an empty cell.
 fn ratio(beside: Option<Beside>) -> String {
     beside.map_or_else(String::new, |beside| times(beside.ratio.median))
 }
 
+/// Formats a figure with its unit.
 fn with_unit(value: f64, unit: &str) -> String {
     format!("{} {unit}", figure(value))
 }
 
+/// Formats the smallest and the largest ratio.
 fn spread(spread: Spread) -> String {
     format!("{}..{}", times(spread.min), times(spread.max))
 }
 
-/// Formats a ratio. A small one gets more digits.
+/// Formats a ratio. A ratio below 0.1 gets more digits.
 pub(crate) fn times(value: f64) -> String {
     if value < 0.1 { format!("{value:.4}") } else { format!("{value:.2}") }
 }

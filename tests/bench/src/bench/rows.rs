@@ -10,6 +10,7 @@ use crate::table::Table;
 pub(crate) struct Rows(Vec<(String, Vec<f64>)>);
 
 impl Rows {
+    /// Adds a figure of a row.
     pub(crate) fn add(&mut self, row: &str, figure: f64) {
         match self.0.iter_mut().find(|(name, _)| name == row) {
             Some((_, figures)) => figures.push(figure),

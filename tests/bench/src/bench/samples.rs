@@ -12,7 +12,7 @@ pub(crate) struct Samples {
     rows: Vec<RowSamples>,
 }
 
-/// Values with their turns.
+/// Values of one contestant, each with its turn.
 type TurnValues = Vec<(usize, f64)>;
 
 /// Figures of one row.
@@ -91,6 +91,7 @@ impl Samples {
 }
 
 impl RowSamples {
+    /// Compares pinhole with the other contestants. Returns nothing without a figure of pinhole.
     fn comparison(&self) -> Option<Comparison> {
         let of = |wanted: fn(&Contestant) -> bool| {
             self.series.iter().find(|(contestant, _)| wanted(contestant)).map(|(_, values)| values.as_slice())
@@ -112,6 +113,7 @@ impl RowSamples {
         })
     }
 
+    /// Returns the setting of virtiofsd with the best median among the `wanted` settings.
     fn best_peer(
         &self,
         wanted: impl Fn(&VirtiofsdSetting) -> bool,

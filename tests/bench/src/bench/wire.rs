@@ -1,7 +1,7 @@
 //! Rows of the part `wire`: a load generator at the socket of a daemon, or with bare host calls.
 //!
-//! The load generator is a separate process (the command `load` of this program), so that its time
-//! is not counted as the daemon's.
+//! The load generator is a separate process (the command `load` of this program), so that its CPU
+//! time does not count for the daemon.
 //!
 //! In each turn, every contestant has a load generator that waits for steps. A step is a row at one
 //! depth. All contestants take a step one right after another, so that a disturbance of the host
@@ -21,13 +21,13 @@ use crate::programs;
 use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
 
-/// Rows that are also measured with several request queues, at the largest depth.
+/// Rows that are also measured with several request queues, at [`QUEUE_DEPTH`].
 const QUEUE_ROWS: [&str; 3] = ["getattr", "read-4k-rand", "mixed"];
 
-/// Largest depth.
+/// Depth of the rows with several request queues.
 const QUEUE_DEPTH: u32 = 32;
 
-/// Numbers of request queues that are measured, apart from one.
+/// Numbers of request queues in these rows.
 const QUEUES: [u32; 2] = [2, 4];
 
 /// Measurements of the part `wire`.
@@ -46,7 +46,8 @@ pub(crate) struct WireStep {
     depth: u32,
 }
 
-/// Metrics of a row: name, unit, direction, field, and the number by which the field is divided.
+/// Metrics of a row: name, unit, direction, field in the output of the load generator, and the
+/// number by which the field is divided.
 const METRICS: [(&str, &str, Better, &str, f64); 7] = [
     ("op/s", "op/s", Better::Higher, "operations_per_second", 1.0),
     ("p50", "us", Better::Lower, "p50_ns", 1000.0),
@@ -139,6 +140,7 @@ struct LoadProcess {
 }
 
 impl LoadProcess {
+    /// Starts the daemon, if the contestant is one, and its load generator.
     fn start(contestant: &Contestant, share: &Path, queues: u32, seconds: f64) -> Outcome<Self> {
         let mut command = programs::generator("load")?;
         command.args(["--json", "--steps"]).arg("--share").arg(share);
@@ -177,6 +179,7 @@ impl LoadProcess {
         self.queues == 1 || (step.depth == QUEUE_DEPTH && QUEUE_ROWS.contains(&step.row.as_str()))
     }
 
+    /// Measures one step.
     fn play(&mut self, step: &WireStep) -> Outcome<Vec<Figure>> {
         let asked = self.steps.as_mut().map(|steps| writeln!(steps, "{} {}", step.row, step.depth));
         let mut line = String::new();
@@ -190,6 +193,7 @@ impl LoadProcess {
         Ok(metrics(&row_name(&value), &value))
     }
 
+    /// Returns an error with the messages of the load generator.
     fn failure(&mut self) -> Failure {
         let mut said = String::new();
         if let Some(mut errors) = self.child.stderr.take()

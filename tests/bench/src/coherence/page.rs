@@ -19,12 +19,14 @@ pub(super) struct QuestionRow {
     pub(super) answers: Vec<Answer>,
 }
 
-/// Longest reason on the page, in characters. The terminal shows all of it.
+/// Length of the longest reason on the page, in characters. The terminal shows whole reasons.
 const REASON_MAX: usize = 160;
 
+/// Titles of the columns.
 const HEAD: [&str; 6] =
     ["question", "pinhole strict", "pinhole never", "pinhole auto", "virtiofsd never", "virtiofsd auto"];
 
+/// Introduction of the page.
 const HOW: &str =
     "Each question is tried with two User-mode Linux guests and one process of the host, at the same time
 or in turns; each of them is a *client* below. Each guest has its own daemon, and all daemons share
@@ -71,6 +73,7 @@ pub(super) fn table(rows: &[QuestionRow]) -> Table {
     table
 }
 
+/// Returns the text of the page.
 fn text(rows: &[QuestionRow], conditions: &Conditions) -> Result<String, std::fmt::Error> {
     let mut text = format!(
         "# Several guests on one directory, {}\n\nDoes a guest see what other guests and the host do with \
@@ -93,7 +96,7 @@ fn text(rows: &[QuestionRow], conditions: &Conditions) -> Result<String, std::fm
     Ok(text)
 }
 
-/// Joins the lines of `words` to one line of limited length, which fits into a list.
+/// Joins the lines of `words` to one line of limited length, for an item of a list.
 fn shortened(words: &str) -> String {
     let line: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let line = line.join("; ");

@@ -1,16 +1,18 @@
-//! Expectations about the answer to one request.
+//! Data and expected reply of one request.
 
-/// Bytes of `fuse_entry_out`.
+/// Length of `fuse_entry_out`, in bytes.
 pub(super) const ENTRY_LEN: usize = 128;
 
-/// Bytes of `fuse_attr_out`.
+/// Length of `fuse_attr_out`, in bytes.
 pub(super) const ATTR_LEN: usize = 104;
 
+/// Errno of a missing name (`errno.h`).
 pub(super) const ENOENT: i32 = 2;
 
 /// Data beside the arguments of a request, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Data {
+    /// No data.
     None,
     /// Data of a WRITE.
     Out(usize),
@@ -41,6 +43,7 @@ pub(super) struct Ask {
 }
 
 impl Ask {
+    /// Expects a reply without a body.
     pub(super) const fn none() -> Self {
         Self::body(0)
     }
@@ -50,12 +53,12 @@ impl Ask {
         Self { reply_len: len, data: Data::None, expect: Expect::Body(len) }
     }
 
-    /// Expects whole blocks of a file.
+    /// Expects `len` bytes of a file.
     pub(super) const fn data_in(len: usize) -> Self {
         Self { reply_len: 0, data: Data::In(len), expect: Expect::Body(len) }
     }
 
-    /// Sends data to a file.
+    /// Sends `len` bytes to a file.
     pub(super) const fn data_out(len: usize) -> Self {
         Self { reply_len: 8, data: Data::Out(len), expect: Expect::Body(8) }
     }

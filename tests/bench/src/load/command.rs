@@ -1,5 +1,5 @@
-//! Command line of the load generator. It prints figures to standard output, with `--json` one JSON
-//! object a row.
+//! Command line of the load generator, which prints figures to standard output: one row a line,
+//! with `--json` as a JSON object.
 //!
 //! `pinhole-bench load --share DIR --socket SOCKET --process PID [--rows getattr,mixed]
 //! [--depths 1,32] [--queues 1] [--seconds 0.4]` measures a running daemon. `--native` in place of
@@ -23,7 +23,7 @@ pub(crate) struct LoadArguments {
     /// Socket of the daemon
     #[arg(long, required_unless_present_any = ["native", "list"])]
     socket: Option<PathBuf>,
-    /// Process of the daemon, for its processor time
+    /// Process of the daemon, for its CPU time
     #[arg(long, alias = "pid", required_unless_present_any = ["native", "hold", "list"])]
     process: Option<u32>,
     /// Bare host calls instead of a daemon
@@ -56,6 +56,7 @@ pub(crate) struct LoadArguments {
     list: bool,
 }
 
+/// Parses a depth.
 fn depth(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(depth @ 1..=33) => Ok(depth),
@@ -63,6 +64,7 @@ fn depth(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a time in seconds.
 fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || "give seconds from 0.01 to 600".to_owned();
     let seconds: f64 = text.parse().map_err(|_not_a_number| wrong())?;
@@ -74,12 +76,13 @@ pub(crate) fn main(arguments: LoadArguments) -> Outcome {
     run(arguments).map_err(|error| Failure::new(error.to_string()))
 }
 
-/// Prints what has been reached and waits for a line.
+/// Prints what has been reached and waits for a line on standard input.
 fn pause(reached: &str) -> io::Result<()> {
     say(reached);
     io::stdin().read_line(&mut String::new()).map(|_len| ())
 }
 
+/// Does what the arguments select.
 fn run(arguments: LoadArguments) -> Result<(), LoadError> {
     if arguments.list {
         for (name, row) in Row::ALL {
@@ -114,7 +117,7 @@ fn run(arguments: LoadArguments) -> Result<(), LoadError> {
     measure_rows(target, &rows, &arguments.depths, &print)
 }
 
-/// Measures one row after another.
+/// Measures rows one after another, each at all its depths.
 fn measure_rows(
     mut target: LoadTarget,
     rows: &[Row],

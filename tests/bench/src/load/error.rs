@@ -70,10 +70,12 @@ pub(crate) enum LoadError {
 }
 
 impl LoadError {
+    /// Returns a function for `map_err` that puts `what` in front of an I/O error.
     pub(super) fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Host { what, source }
     }
 
+    /// Converts an error of guest memory.
     #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
     pub(super) fn memory(error: vm_memory::VolatileMemoryError) -> Self {
         Self::Memory(error.to_string())

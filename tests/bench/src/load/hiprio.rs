@@ -1,5 +1,5 @@
-//! FORGETs on the hiprio queue, in batches. They have no reply, and nothing waits for them unless
-//! the ring is full.
+//! FORGETs on the hiprio queue, in batches. A FORGET has no reply. The sender waits only if the
+//! ring is full.
 
 use vm_memory::{Bytes as _, VolatileSlice};
 
@@ -17,14 +17,16 @@ const MESSAGE_LEN: usize = 4096;
 /// Largest number of node ids in one message.
 const BATCH_MAX: usize = 240;
 
-/// Free message buffers.
+/// Buffers for FORGETs, and the message under construction.
 #[derive(Debug)]
 pub(super) struct Hiprio {
+    /// Numbers of the free buffers, which are also their descriptors.
     free: Vec<u16>,
     message: Message,
 }
 
 impl Hiprio {
+    /// Returns all buffers free.
     pub(super) fn new() -> Self {
         Self { free: (0..MESSAGES_MAX).collect(), message: Message::new(MESSAGE_LEN) }
     }
@@ -51,6 +53,7 @@ impl Hiprio {
         Ok(())
     }
 
+    /// Copies the message into a free buffer and sends it.
     fn send(&mut self, ring: &mut Ring<'_>, memory: &VolatileSlice<'_>, base: u64) -> Result<(), LoadError> {
         while let Some(used) = ring.take()? {
             self.give_back(used.head);
@@ -69,6 +72,7 @@ impl Hiprio {
         ring.publish()
     }
 
+    /// Marks the buffer of descriptor `head` as free.
     fn give_back(&mut self, head: usize) {
         if let Ok(place) = u16::try_from(head) {
             self.free.push(place);

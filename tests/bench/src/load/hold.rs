@@ -15,8 +15,8 @@ use pinhole_tests::frontend::frame::opcode;
 const ROOT: u64 = 1;
 
 /// Connects, sends INIT, looks up `inodes` files and folders of `share`, and forgets none. Calls
-/// `pause` after INIT and after the lookups, so that the caller can measure. Its argument says what
-/// has been reached.
+/// `pause` after INIT and after the lookups, so that the caller can measure. The argument of
+/// `pause` says what has been reached.
 ///
 /// # Errors
 /// [`LoadError::Lookup`] with the number of the failed LOOKUP, an error of the connection, or the
@@ -56,6 +56,7 @@ pub(crate) fn hold(
     pause(&format!("holds {known}"))
 }
 
+/// Looks up `name` in `parent` and returns its node id.
 fn look_up(player: &mut Player<'_>, parent: u64, name: &[u8]) -> Result<u64, LoadError> {
     player.message.start(opcode::LOOKUP, parent).name(name);
     player.ask(Ask { reply_len: ENTRY_LEN, data: Data::None, expect: Expect::Body(ENTRY_LEN) })?.u64(0)

@@ -5,7 +5,8 @@
 pub(super) struct Message {
     bytes: Vec<u8>,
     unique: u64,
-    /// Length of the data outside this buffer, in bytes. It counts in the length of the message.
+    /// Length of the data outside this buffer, in bytes, which is part of the length of the
+    /// message.
     payload_len: usize,
 }
 
@@ -13,26 +14,29 @@ pub(super) struct Message {
 pub(super) const HEADER_LEN: usize = 40;
 
 impl Message {
+    /// Reserves memory for messages of up to `len_max` bytes.
     pub(super) fn new(len_max: usize) -> Self {
         Self { bytes: Vec::with_capacity(len_max), unique: 0, payload_len: 0 }
     }
 
-    /// Starts a new message from root of the guest.
+    /// Starts a new message. The caller in the guest is root.
     pub(super) fn start(&mut self, opcode: u32, node: u64) -> &mut Self {
         self.bytes.clear();
         self.payload_len = 0;
-        // Linux increases it by two.
+        // Linux increases the unique id by two.
         self.unique += 2;
         let unique = self.unique;
         // len, opcode, unique, node, uid, gid, pid, total_extlen and padding.
         self.u32(0).u32(opcode).u64(unique).u64(node).u32(0).u32(0).u32(1).u32(0)
     }
 
+    /// Appends a little-endian number.
     pub(super) fn u32(&mut self, number: u32) -> &mut Self {
         self.bytes.extend_from_slice(&number.to_le_bytes());
         self
     }
 
+    /// Appends a little-endian number.
     pub(super) fn u64(&mut self, number: u64) -> &mut Self {
         self.bytes.extend_from_slice(&number.to_le_bytes());
         self

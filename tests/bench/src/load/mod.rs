@@ -13,7 +13,7 @@
 //! | `native` | the same work with bare host calls |
 //! | `hold` | a guest that knows many files and waits |
 //! | `tree` | the files in the share |
-//! | `usage` | processor time and memory of the daemon |
+//! | `usage` | CPU time and memory of the daemon |
 
 mod ask;
 pub(crate) mod command;
@@ -59,12 +59,11 @@ use vmm::Vmm;
 /// Options that are the same for all rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// Directory of the share on the host. The files of the rows are made there; existing ones are
-    /// kept.
+    /// Directory of the share on the host. The missing files of the rows are created there.
     pub(crate) share: PathBuf,
     /// Number of request queues, each with a client thread.
     pub(crate) queues: usize,
-    /// Measured time of each row and depth. Rows with long operations take a multiple of it.
+    /// Measured time of each row and depth. Rows with long operations take a multiple of this time.
     pub(crate) time: Duration,
 }
 
@@ -83,6 +82,7 @@ pub(crate) struct LoadTarget {
     kind: TargetKind,
 }
 
+/// What the load generator measures.
 enum TargetKind {
     Daemon { vmm: Arc<Vmm>, process: u32, prepared: Prepared },
     Native(Box<Host>),
@@ -112,7 +112,7 @@ impl LoadTarget {
     /// Prepares bare host calls, in one thread, one after another.
     ///
     /// # Errors
-    /// [`LoadError::Host`] if a file of the share cannot be made or opened.
+    /// [`LoadError::Host`] if a file of the share cannot be created or opened.
     pub(crate) fn native(options: Options) -> Result<Self, LoadError> {
         let host = Host::open(&options.share)?;
         Ok(Self { options, kind: TargetKind::Native(Box::new(host)) })
@@ -173,9 +173,11 @@ fn init(vmm: &Vmm) -> Result<(), LoadError> {
 enum ThreadMessage {
     /// The thread is ready and waits for its time window.
     Ready(Sender<Window>),
+    /// The thread has ended, with its figures.
     Played(Result<Tally, LoadError>),
 }
 
+/// Measures one row of a daemon at one depth, with a thread for each queue.
 fn measure_row(
     vmm: &Arc<Vmm>,
     process: u32,
@@ -227,8 +229,8 @@ fn measure_row(
     Ok(Measured::new(row, (depth, options.queues), &latencies, time, (before, after)))
 }
 
-/// Waits until `instant`. Keeps messages of threads that end early in `early`; fails at once if a
-/// thread fails.
+/// Waits until `instant`. Keeps the messages of threads that end before in `early`. Fails as soon
+/// as a thread fails.
 fn wait_until(
     messages: &Receiver<ThreadMessage>,
     instant: Instant,
@@ -244,11 +246,12 @@ fn wait_until(
     }
 }
 
+/// Waits for a message, up to `limit`.
 fn receive<T>(from: &Receiver<T>, limit: Duration) -> Result<T, LoadError> {
     from.recv_timeout(limit).map_err(|_late| LoadError::TimedOut)
 }
 
-/// Runs the part of one thread of a row, from preparation to clean-up.
+/// Does the work of one thread for a row, from preparation to clean-up.
 fn play(
     vmm: &Vmm,
     row: Row,

@@ -22,17 +22,21 @@ const LISTING_LEN: usize = 32 << 10;
 
 /// Open files and folders for the calls.
 pub(super) struct Host {
+    /// Folder [`tree::KNOWN`].
     known: OwnedFd,
+    /// Files of that folder, each with its name.
     files: Vec<(OwnedFd, String)>,
     small: OwnedFd,
     few: OwnedFd,
     many: OwnedFd,
+    /// Folders in which files are created.
     created: Vec<OwnedFd>,
     _fresh: Fresh,
     warm: File,
     synced: File,
     buffer: Vec<u8>,
     listing: Vec<u8>,
+    /// State of the pseudo-random numbers (xorshift64), and position of sequential transfers.
     random: u64,
 }
 
@@ -40,7 +44,7 @@ impl Host {
     /// Opens the files and folders of all rows.
     ///
     /// # Errors
-    /// [`LoadError::Host`] if one cannot be made or opened.
+    /// [`LoadError::Host`] if a file cannot be created or opened.
     pub(super) fn open(share: &Path) -> Result<Self, LoadError> {
         let mut prepared = tree::Prepared::new(share.to_path_buf());
         let mut all = Row::ALL.into_iter().map(|(_, row)| row).filter(|row| *row != Row::BesideCold);
@@ -105,6 +109,7 @@ impl Host {
         Ok(Measured::new(row, (1, 1), &latencies, now - begin, (before, after)))
     }
 
+    /// Performs the operation of a row once.
     fn perform(&mut self, row: Row) -> Result<(), LoadError> {
         match row {
             Row::GetAttr => self.get_attr(),
@@ -135,6 +140,7 @@ impl Host {
         }
     }
 
+    /// Performs a random operation, with the percentages of [`Row::Mixed`].
     fn mixed(&mut self) -> Result<(), LoadError> {
         match self.below(100) {
             0..40 => self.look_up(),
@@ -146,6 +152,7 @@ impl Host {
         }
     }
 
+    /// Returns a pseudo-random number below `bound`.
     fn below(&mut self, bound: usize) -> usize {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -174,7 +181,7 @@ impl Host {
         if len as u64 == tree::small_len(number) { Ok(()) } else { Err(short_transfer(len)) }
     }
 
-    /// Returns the offset of the next block.
+    /// Returns the offset of the next block of `len` bytes.
     fn offset(&mut self, len: usize, random: bool) -> u64 {
         let count = usize::try_from(tree::WARM.len).unwrap_or(0) / len;
         let block = if random {
@@ -209,24 +216,28 @@ impl Host {
     }
 }
 
+/// Converts the error of a host call.
 fn call_failed(error: rustix::io::Errno) -> LoadError {
     LoadError::host("a host call failed")(error.into())
 }
 
+/// Returns the error for a transfer that is shorter than requested.
 fn short_transfer(len: usize) -> LoadError {
     LoadError::Device(format!("a transfer of {len} bytes"))
 }
 
+/// Reads the attributes of `name` in `file`, or those of `file` if `name` is empty.
 fn stat(file: &OwnedFd, name: &str) -> Result<(), rustix::io::Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::statx(file, name, flags, StatxFlags::BASIC_STATS).map(drop)
 }
 
+/// Opens a file for reading.
 fn open(folder: &OwnedFd, name: &str) -> Result<OwnedFd, LoadError> {
     rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(call_failed)
 }
 
-/// Reads every entry with its attributes.
+/// Reads all entries of a folder with their attributes.
 fn list(folder: &OwnedFd, room: &mut Vec<u8>) -> Result<(), LoadError> {
     rustix::fs::seek(folder, rustix::fs::SeekFrom::Start(0)).map_err(call_failed)?;
     let mut entries = RawDir::new(folder, room.spare_capacity_mut());

@@ -16,13 +16,19 @@ use super::message::{HEADER_LEN, Message};
 use super::ring::{Ring, RingState, SLOT_LEN, SLOTS, SLOTS_AT, Used};
 use super::vmm::Vmm;
 
-/// Offsets of the parts of a slot, in bytes.
+/// Offset of the descriptors in a slot, in bytes. The message comes before.
 const TABLE_AT: usize = 0x1000;
+
+/// Offset of the reply, in bytes.
 const REPLY_AT: usize = 0x3000;
+
+/// Offset of a listing, in bytes.
 const LISTING_AT: usize = 0x4000;
+
+/// Offset of the data, in bytes.
 const DATA_AT: usize = 0x1_0000;
 
-/// Bytes of `fuse_out_header`.
+/// Length of `fuse_out_header`, in bytes.
 const OUT_HEADER_LEN: usize = 16;
 
 /// Page size of the guest, in bytes.
@@ -35,14 +41,19 @@ const PAGES: usize = 256;
 /// neighbors in memory.
 const PAGE_STRIDE: usize = 77;
 
+/// Flag of a descriptor that another one follows (`VIRTQ_DESC_F_NEXT`).
 const NEXT: u64 = 1;
+
+/// Flag of a descriptor that the device writes (`VIRTQ_DESC_F_WRITE`).
 const WRITE: u64 = 2;
+
+/// Flag of a descriptor that refers to a table (`VIRTQ_DESC_F_INDIRECT`).
 const INDIRECT: u16 = 4;
 
 /// Largest latency that is recorded, in ns.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
-/// Layout of a request in descriptors.
+/// Layout of a request in descriptors. Lengths are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     arguments_len: usize,
@@ -53,9 +64,12 @@ struct Shape {
 /// Memory of a request, and the reply that it expects.
 #[derive(Debug)]
 struct Slot {
+    /// Offset in the memory of the ring, in bytes.
     at: usize,
+    /// Layout of the last request. The descriptors of an equal layout stay.
     shape: Option<Shape>,
     ask: Ask,
+    /// Begin of the operation.
     began: Instant,
 }
 
@@ -77,13 +91,14 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Starts without operations.
     fn new(window: Window) -> Result<Self, LoadError> {
         let latencies = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3);
         let latencies = latencies.map_err(|error| LoadError::Memory(error.to_string()))?;
         Ok(Self { latencies, window })
     }
 
-    /// Counts an operation that ended now.
+    /// Counts an operation that began at `began` and ended at `now`, if both are in the window.
     fn count(&mut self, began: Instant, now: Instant) {
         if began >= self.window.begin && now <= self.window.end {
             self.latencies.saturating_record(nanoseconds(now.saturating_duration_since(began)));
@@ -117,7 +132,7 @@ impl Reply<'_> {
     }
 }
 
-/// Part of one thread of a row.
+/// Operations of a row, as one thread performs them.
 pub(super) trait Play {
     /// Writes the first request of an operation in `slot`.
     fn begin(&mut self, slot: usize, message: &mut Message) -> Result<Ask, LoadError>;
@@ -130,7 +145,7 @@ pub(super) trait Play {
         true
     }
 
-    /// Returns node ids to forget, with their lookup counts. The caller takes them out.
+    /// Returns the node ids to forget now, with their lookup counts. The caller empties the list.
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)>;
 
     /// Releases the handles and node ids of the preparation.
@@ -152,7 +167,7 @@ pub(super) struct Player<'m> {
 }
 
 impl<'m> Player<'m> {
-    /// Prepares the thread for the request ring `index`. The first one is 1.
+    /// Prepares the thread for the request ring `index`, which counts from 1.
     pub(super) fn new(vmm: &'m Vmm, index: usize, state: &'m mut RingState) -> Result<Self, LoadError> {
         let (memory, base) = vmm.memory(index)?;
         let slot = |number| Slot {
@@ -172,7 +187,7 @@ impl<'m> Player<'m> {
         })
     }
 
-    /// Sends the message in slot 0 and waits for the reply. Nothing else may be in flight.
+    /// Sends the message in slot 0 and waits for the reply. No other request may be in flight.
     pub(super) fn ask(&mut self, ask: Ask) -> Result<Reply<'_>, LoadError> {
         self.submit(0, ask)?;
         self.ring.publish()?;
@@ -242,6 +257,7 @@ impl<'m> Player<'m> {
         Ok(tally)
     }
 
+    /// Begins the next operation in slot `number`.
     fn begin(&mut self, play: &mut dyn Play, number: usize) -> Result<(), LoadError> {
         let ask = play.begin(number, &mut self.message)?;
         if let Some(slot) = self.slots.get_mut(number) {
@@ -308,6 +324,7 @@ fn lay_out(memory: &VolatileSlice<'_>, base: u64, slot: usize, shape: Shape) -> 
     Ok(count)
 }
 
+/// Returns the pages with the data of a slot: offset, length and flags of each.
 fn pages(slot: usize, len: usize, flags: u64) -> impl Iterator<Item = (usize, usize, u64)> {
     (0..len.div_ceil(PAGE)).map(move |number| {
         let at = slot + DATA_AT + (number * PAGE_STRIDE % PAGES) * PAGE;
@@ -339,6 +356,7 @@ fn check<'p>(slots: &[Slot], memory: &'p VolatileSlice<'p>, used: Used) -> Resul
     Ok(Reply { memory, slot: slot.at, len })
 }
 
+/// Converts a time to nanoseconds.
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -12,25 +12,34 @@ use super::usage::Usage;
 /// Figures of one row at one depth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Measured {
+    /// Name of the row.
     pub(crate) row: &'static str,
     /// Requests in flight on each queue.
     pub(crate) depth: usize,
+    /// Number of request queues.
     pub(crate) queues: usize,
+    /// Number of operations within the measured time.
     pub(crate) operations: u64,
+    /// Measured time.
     pub(crate) elapsed_ns: u64,
     pub(crate) operations_per_second: u64,
+    /// Median latency.
     pub(crate) p50_ns: u64,
+    /// Latency that 1 % of the operations exceed.
     pub(crate) p99_ns: u64,
+    /// Latency that 0.1 % of the operations exceed.
     pub(crate) p999_ns: u64,
-    /// Processor time of the server for each operation.
+    /// CPU time of the daemon for each operation.
     pub(crate) cpu_ns_per_operation: u64,
-    /// Context switches of the server for a thousand operations.
+    /// Context switches of the daemon for 1000 operations.
     pub(crate) switches_per_1000: u64,
-    /// Peak of the resident memory of the server.
+    /// Peak of the resident memory of the daemon.
     pub(crate) peak_kib: u64,
 }
 
 impl Measured {
+    /// Computes the figures from the latencies in ns, the measured time, and the usage before and
+    /// after.
     pub(super) fn new(
         row: Row,
         (depth, queues): (usize, usize),
@@ -57,7 +66,7 @@ impl Measured {
         }
     }
 
-    /// Returns an object with the names of the fields.
+    /// Returns a JSON object with the names of the fields.
     pub(crate) fn json(&self) -> Value {
         json!({
             "row": self.row,

@@ -1,5 +1,5 @@
-//! The driver's side of one split virtqueue (virtio 1.3, 2.7). It allocates nothing, and sends and
-//! asks for as few notifications as EVENT_IDX permits.
+//! The driver's side of one split virtqueue (virtio 1.3, 2.7). The measured loop allocates nothing,
+//! and sends and asks for as few notifications as EVENT_IDX permits.
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{Ordering, fence};
@@ -13,31 +13,45 @@ use super::error::{LIMIT, LoadError};
 /// Number of descriptors in each ring.
 pub(super) const RING_SIZE: u16 = 1024;
 
-/// Largest number of requests in flight on one ring: 32, and one that is measured beside them.
+/// Largest number of requests in flight on one ring: 32, and one more that is measured beside them.
 pub(super) const SLOTS: usize = 33;
 
 /// Length of a slot in bytes: message, descriptors, reply, a listing, and 1 MiB of data.
 pub(super) const SLOT_LEN: usize = 0x11_0000;
 
-/// Offsets of the parts of a ring in its memory, in bytes.
+/// Offset of the available ring in the memory of a ring, in bytes. The descriptors come before.
 pub(super) const AVAILABLE_AT: usize = 0x8000;
+
+/// Offset of the used ring, in bytes.
 pub(super) const USED_AT: usize = 0x1_0000;
+
+/// Offset of the slots, in bytes.
 pub(super) const SLOTS_AT: usize = 0x2_0000;
 
+/// Offset of `used_event`, at which the driver wants an interrupt, in bytes.
 const USED_EVENT_AT: usize = AVAILABLE_AT + 4 + 2 * RING_SIZE as usize;
+
+/// Offset of `avail_event`, at which the device wants a kick, in bytes.
 const AVAILABLE_EVENT_AT: usize = USED_AT + 4 + 8 * RING_SIZE as usize;
 
 /// State of a ring on the driver's side, and the events by which both sides wake each other.
 pub(super) struct RingState {
+    /// Index of the next entry of the available ring.
     pub(super) next_available: u16,
+    /// Index up to which the device sees the available ring.
     pub(super) published: u16,
+    /// Index of the next entry of the used ring.
     pub(super) next_used: u16,
+    /// Event that wakes the device.
     pub(super) kick: EventFd,
+    /// Waits for `call`.
     pub(super) called: Epoll,
+    /// Event that wakes the driver.
     pub(super) call: EventFd,
 }
 
 impl RingState {
+    /// Creates the events of a ring that has not been used.
     pub(super) fn new() -> Result<Self, LoadError> {
         let event =
             || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(LoadError::host("cannot create an event"));
@@ -69,6 +83,7 @@ pub(super) struct Used {
 }
 
 impl<'m> Ring<'m> {
+    /// Returns the ring in `memory`, with its state.
     pub(super) const fn new(memory: VolatileSlice<'m>, state: &'m mut RingState) -> Self {
         Self { memory, state }
     }
@@ -106,7 +121,7 @@ impl<'m> Ring<'m> {
         Ok(())
     }
 
-    /// Takes the next returned request, if there is one.
+    /// Takes the next returned request. Returns nothing if the device has returned none.
     pub(super) fn take(&mut self) -> Result<Option<Used>, LoadError> {
         let index: u16 = self.memory.load(USED_AT + 2, Ordering::Acquire).map_err(LoadError::memory)?;
         if u16::from_le(index) == self.state.next_used {
@@ -122,7 +137,7 @@ impl<'m> Ring<'m> {
         }))
     }
 
-    /// Takes the next returned request. Sleeps until the device interrupts if there is none.
+    /// Takes the next returned request. Sleeps until the device returns one.
     pub(super) fn wait(&mut self) -> Result<Used, LoadError> {
         loop {
             if let Some(used) = self.take()? {

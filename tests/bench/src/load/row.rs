@@ -3,7 +3,7 @@
 /// Number of outstanding cold reads.
 pub(super) const COLD: usize = 32;
 
-/// Divisor of the measured time that gives the time of a warm-up.
+/// The measured time divided by this number is the time of the warm-up.
 pub(super) const WARM_UP: u32 = 4;
 
 /// Operation that is measured.
@@ -32,7 +32,7 @@ pub(crate) enum Row {
     /// 40 % lookup, 25 % getattr, 15 % small files, 10 % reads and 5 % writes of 4 KiB, 5 %
     /// listings of 40 entries.
     Mixed,
-    /// GETATTR while 32 READs of 1 MiB, dropped from the page cache, are outstanding.
+    /// GETATTR while 32 READs of 1 MiB outside the page cache are outstanding.
     BesideCold,
 }
 
@@ -45,6 +45,7 @@ pub(crate) struct Blocks {
     pub(crate) random: bool,
 }
 
+/// Returns an access pattern.
 const fn blocks(len: usize, random: bool) -> Blocks {
     Blocks { len, random }
 }

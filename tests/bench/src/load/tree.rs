@@ -10,7 +10,7 @@ use rustix::fs::IFlags;
 use super::error::LoadError;
 use super::row::Row;
 
-/// Folder of files.
+/// Folder with a number of files.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Folder {
     pub(super) name: &'static str,
@@ -52,7 +52,7 @@ pub(super) const fn small_len(number: usize) -> u64 {
     1024 + (number as u64 * 7919) % (15 * 1024 + 1)
 }
 
-/// Record of the files that were made for rows.
+/// Record of the files that exist for rows.
 #[derive(Debug)]
 pub(super) struct Prepared {
     share: PathBuf,
@@ -60,15 +60,15 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Starts with no files below `share`.
+    /// Starts without a record of files below `share`.
     pub(super) const fn new(share: PathBuf) -> Self {
         Self { share, names: Vec::new() }
     }
 
-    /// Makes the missing files of `row`, and reads those that have to be in the page cache.
+    /// Creates the missing files of `row`, and reads those that have to be in the page cache.
     ///
     /// # Errors
-    /// [`LoadError::Host`] if a file cannot be made.
+    /// [`LoadError::Host`] if a file cannot be created.
     pub(super) fn add(&mut self, row: Row) -> Result<(), LoadError> {
         for name in needs(row) {
             if !self.names.contains(name) {
@@ -80,6 +80,7 @@ impl Prepared {
     }
 }
 
+/// Creates the file or folder `name` of the tables in this file.
 fn create(share: &Path, name: &str) -> Result<(), LoadError> {
     if name == MADE {
         return create_spread_folder(&share.join(MADE));
@@ -118,7 +119,7 @@ const fn needs(row: Row) -> &'static [&'static str] {
 /// New directories in which a row creates files. Dropping the value removes them.
 ///
 /// ext4 without a journal does not reuse an inode within a minute or more of its deletion, and
-/// skips each such inode of a group at every creation. In one directory, that would slow down the
+/// skips each such inode of a group at every creation. In one directory, this would slow down the
 /// fastest daemon most. In several directories of different groups, each daemon leaves few such
 /// inodes.
 pub(super) struct Fresh {
@@ -130,7 +131,7 @@ pub(super) struct Fresh {
 const FRESH_FOLDERS: usize = 32;
 
 impl Fresh {
-    /// Makes the directories below `share`.
+    /// Creates the directories below `share`.
     pub(super) fn new(share: &Path) -> Result<Self, LoadError> {
         static MADE_SO_FAR: AtomicUsize = AtomicUsize::new(0);
         let mut fresh = Self { share: share.to_path_buf(), names: Vec::new() };
@@ -158,20 +159,22 @@ impl Drop for Fresh {
     }
 }
 
-/// Makes a folder whose subfolders file systems of the ext family place far apart (`chattr +T`).
-/// Others have neither this flag nor this problem.
+/// Creates a folder whose subfolders file systems of the ext family place far apart (`chattr +T`).
+/// Other file systems have neither this flag nor the problem of [`Fresh`].
 fn create_spread_folder(folder: &Path) -> Result<(), LoadError> {
     fs::create_dir_all(folder).map_err(LoadError::host("cannot create a folder"))?;
     let opened = File::open(folder).map_err(LoadError::host("cannot open a folder"))?;
     if let Ok(flags) = rustix::fs::ioctl_getflags(&opened)
         && rustix::fs::ioctl_setflags(&opened, flags | IFlags::TOPDIR).is_err()
     {
-        // Refused, for example without the privilege: then figures only vary more between runs.
+        // The flag is refused, for example without the privilege. Then figures vary more between
+        // runs.
         return Ok(());
     }
     Ok(())
 }
 
+/// Creates the missing files of a folder. `len` returns the length of a file in bytes.
 fn fill_folder(folder: &Path, files: usize, len: impl Fn(usize) -> u64) -> Result<(), LoadError> {
     fs::create_dir_all(folder).map_err(LoadError::host("cannot create a folder"))?;
     for number in 0..files {

@@ -8,10 +8,10 @@ use super::error::LoadError;
 /// Resources that a process has used until now.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Usage {
-    /// Processor time of all living threads, user and kernel, in ns. The time of ended threads is
-    /// missing: the kernel reports that of the whole process in steps of 10 ms only.
+    /// CPU time of all living threads, user and kernel, in ns. The time of ended threads is
+    /// missing: the kernel reports the time of a whole process only in steps of 10 ms.
     pub(super) cpu_ns: u64,
-    /// Number of context switches, voluntary and not.
+    /// Number of voluntary and involuntary context switches.
     pub(super) switches: u64,
     /// Peak of the resident memory in KiB, including guest memory that the process touched.
     pub(super) peak_kib: u64,
@@ -52,6 +52,7 @@ pub(super) fn reset_peak(id: u32) -> Result<(), LoadError> {
         .map_err(LoadError::host("cannot reset the peak of memory"))
 }
 
+/// Reads a text file of /proc.
 fn read(path: &str) -> Result<String, LoadError> {
     fs::read_to_string(path).map_err(LoadError::host("cannot look at the daemon's process"))
 }

@@ -18,7 +18,7 @@ use super::hiprio::Hiprio;
 use super::ring::{AVAILABLE_AT, RING_SIZE, Ring, RingState, SLOT_LEN, SLOTS, SLOTS_AT, USED_AT};
 use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, LIMIT, PROTOCOL_FEATURES, VERSION_1};
 
-/// Length of a ring with its slots, in bytes.
+/// Length of the memory of a ring with its slots, in bytes.
 const RING_LEN: usize = SLOTS_AT + SLOTS * SLOT_LEN;
 
 /// Guest address at which the memory begins.
@@ -27,18 +27,19 @@ const MEMORY_START: u64 = 0x10_0000;
 /// Address of the VMM that stands for guest address 0.
 const VMM_OFFSET: u64 = 0x7000_0000_0000;
 
-/// A connected device.
+/// VMM that is connected to a device.
 pub(super) struct Vmm {
     memory: GuestMemoryMmap,
+    /// The hiprio ring, then the request rings.
     rings: Vec<Mutex<RingState>>,
     /// Hiprio queue, for FORGET only.
     hiprio: Mutex<Hiprio>,
-    // Closing it ends the daemon.
+    // The daemon ends when the connection is closed.
     _connection: Connection,
 }
 
 impl Vmm {
-    /// Connects, and starts the hiprio ring and `queues` request rings.
+    /// Connects to the daemon, and starts the hiprio ring and `queues` request rings.
     ///
     /// # Errors
     /// Fails if the daemon refuses the connection or lacks a feature or a queue.
@@ -96,10 +97,12 @@ impl Vmm {
     }
 }
 
+/// Returns the guest address of the memory of ring `index`.
 fn guest_address(index: usize) -> u64 {
     MEMORY_START + (index * RING_LEN) as u64
 }
 
+/// Creates the memory of the guest and shares it with the daemon.
 fn share_memory(connection: &Connection, len: usize) -> Result<GuestMemoryMmap, LoadError> {
     let file = rustix::fs::memfd_create("guest-memory", MemfdFlags::CLOEXEC)
         .map_err(|error| LoadError::host("cannot create the guest's memory")(error.into()))?;
@@ -117,6 +120,7 @@ fn share_memory(connection: &Connection, len: usize) -> Result<GuestMemoryMmap, 
     GuestMemoryMmap::from_ranges_with_files([range]).map_err(|error| LoadError::Memory(error.to_string()))
 }
 
+/// Tells the daemon the addresses and events of ring `index`, and starts it.
 fn start_ring(connection: &Connection, index: usize, state: &RingState) -> Result<(), LoadError> {
     let base = VMM_OFFSET + guest_address(index);
     let config = VringConfigData {

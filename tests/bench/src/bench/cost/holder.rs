@@ -1,5 +1,5 @@
-//! Front-end in a process of its own. It connects, looks up files, and waits while the daemon is
-//! measured.
+//! Front-end in a process of its own. The front-end connects, looks up files, and waits while the
+//! daemon is measured.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use crate::programs;
 use crate::step::{Failure, Outcome};
 
-/// Running front-end (`load --hold`). Dropping it ends the process.
+/// Running front-end (`load --hold`). Dropping the value ends the process.
 #[derive(Debug)]
 pub(super) struct Holder {
     child: Child,
@@ -36,7 +36,7 @@ impl Holder {
         Ok(holder)
     }
 
-    /// Looks up the files, and returns when all are known.
+    /// Lets the front-end look up the files. Returns when it knows all of them.
     pub(super) fn look_up(&mut self) -> Outcome {
         let input =
             self.child.stdin.as_mut().ok_or_else(|| Failure::new("the front-end has no standard input"))?;
@@ -44,8 +44,10 @@ impl Holder {
         self.reach("holds ")
     }
 
-    /// Reads the next line, which must start with `word`. Otherwise fails with the errors of the
-    /// process.
+    /// Reads the next line of the front-end.
+    ///
+    /// # Errors
+    /// Fails with the messages of the process if the line does not start with `word`.
     fn reach(&mut self, word: &str) -> Outcome {
         let mut line = String::new();
         self.said.read_line(&mut line).map_err(Failure::io("cannot read the output of the front-end"))?;

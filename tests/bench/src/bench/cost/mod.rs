@@ -23,7 +23,7 @@ use crate::step::{Failure, Outcome};
 use holder::Holder;
 use processes::{Holdings, holdings};
 
-/// Number of starts. The row shows their median.
+/// Number of starts of a daemon. The row shows their median time.
 const STARTS: usize = 20;
 
 /// Number of daemons that run at the same time.
@@ -32,7 +32,8 @@ const DAEMONS: u32 = 200;
 /// Number of files that one guest knows.
 const INODES: u32 = 100_000;
 
-/// The same number without inode handles: it fits below a usual hard limit of 20,000 descriptors.
+/// Number of files that one guest knows without inode handles. A usual hard limit of 20,000
+/// descriptors permits this number.
 const INODES_BY_DESCRIPTOR: u32 = 15_000;
 
 /// Number of files in each folder of the tree.
@@ -63,6 +64,7 @@ struct HandleOption {
     inodes: u32,
 }
 
+/// Both ways to find a file again: by inode handle, and by descriptor.
 const HANDLE_OPTIONS: [HandleOption; 2] = [
     HandleOption { argument: "--inode-file-handles=prefer", inodes: INODES },
     HandleOption { argument: "--inode-file-handles=never", inodes: INODES_BY_DESCRIPTOR },
@@ -107,6 +109,7 @@ pub(crate) fn turn(
     Ok(figures)
 }
 
+/// Returns a figure for which lower is better.
 fn lower(row: String, unit: &'static str, value: f64) -> Figure {
     Figure { row, unit, better: Better::Lower, value }
 }
@@ -118,6 +121,7 @@ struct CostTarget<'p> {
 }
 
 impl CostTarget<'_> {
+    /// Returns the daemon with this sandbox, not yet started.
     fn daemon(&self, sandbox: Sandbox, arguments: &[&str]) -> Outcome<Daemon> {
         let daemon = self.contestant.daemon(self.share, &[])?;
         let daemon = match sandbox {
@@ -127,6 +131,7 @@ impl CostTarget<'_> {
         Ok(arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)))
     }
 
+    /// Starts the daemon.
     fn start(&self, sandbox: Sandbox, arguments: &[&str]) -> Outcome<Serving> {
         let started = self.daemon(sandbox, arguments)?.start();
         started.map_err(|error| Failure::new(error.to_string()))
@@ -173,7 +178,8 @@ impl CostTarget<'_> {
         ])
     }
 
-    /// Measures the memory and the descriptors for the files that a guest knows.
+    /// Measures the memory and the descriptors that the daemon needs for the files that a guest
+    /// knows.
     fn inodes(&self, option: HandleOption) -> Outcome<Vec<Figure>> {
         let HandleOption { argument, inodes } = option;
         let serving = self.start(Sandbox::None, &self.handle_arguments(argument))?;
@@ -200,7 +206,7 @@ impl CostTarget<'_> {
     }
 }
 
-/// Converts to `f64`. Fails above the range of `u32`, where digits could be lost.
+/// Converts a number to `f64`. Fails above the range of `u32`, where digits could be lost.
 fn number(value: u64) -> Outcome<f64> {
     let narrow = u32::try_from(value).map_err(|error| Failure::new(format!("{value}: {error}")))?;
     Ok(f64::from(narrow))
@@ -212,7 +218,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// Returns a folder with many empty files, which is made once for all turns.
+/// Returns a folder with [`INODES`] empty files. The first turn creates it.
 fn tree(run_folder: &RunFolder) -> Outcome<PathBuf> {
     let share = fresh::spread_folder(run_folder.path(), "cost")?.join("share");
     let complete = share.join("part-0/complete");

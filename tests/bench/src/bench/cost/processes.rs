@@ -5,12 +5,13 @@ use std::fs;
 
 use crate::step::{Failure, Outcome};
 
-/// Sums over some processes.
+/// Memory and descriptors of several processes together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holdings {
     /// Proportional set size in KiB, without shared memory, which is the memory of the guest.
     pub(super) pss_kib: u64,
-    /// Anonymous part of it, in KiB: the memory that each further daemon of the same program needs.
+    /// Anonymous part of the proportional set size, in KiB: the memory that each further daemon of
+    /// the same program needs.
     pub(super) anonymous_kib: u64,
     /// Number of open descriptors.
     pub(super) descriptors: usize,
@@ -44,12 +45,13 @@ fn pss_without_guest_kib(rollup: &str) -> Option<u64> {
     field_kib(rollup, "Pss:")?.checked_sub(field_kib(rollup, "Pss_Shmem:")?)
 }
 
+/// Returns the number of the field `name` of a `smaps_rollup`, in KiB.
 fn field_kib(rollup: &str, name: &str) -> Option<u64> {
     let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Returns the children of each process that has any.
+/// Returns the children of each process that has children.
 pub(crate) fn children() -> Outcome<HashMap<u32, Vec<u32>>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let processes = fs::read_dir("/proc").map_err(Failure::io("cannot list /proc"))?;

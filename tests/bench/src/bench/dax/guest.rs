@@ -36,6 +36,7 @@ pub(crate) fn main(arguments: &DaxGuestArguments) -> Outcome {
     serve(arguments).map_err(|error| Failure::new(error.to_string()))
 }
 
+/// Answers commands until standard input ends.
 fn serve(arguments: &DaxGuestArguments) -> Result<(), FrontendError> {
     let time = Duration::try_from_secs_f64(arguments.seconds).map_err(io::Error::other)?;
     let mut player = MappingPlayer::new(&arguments.socket, &arguments.file, &arguments.host_path)?;
@@ -56,6 +57,7 @@ fn serve(arguments: &DaxGuestArguments) -> Result<(), FrontendError> {
     Ok(())
 }
 
+/// Formats the two figures of an answer.
 fn figures(pair: Pair) -> String {
     format!("{} {}", pair.window, pair.beside)
 }

@@ -6,7 +6,7 @@
 //!   in turns within one process.
 //! - Reads of random blocks are compared with READ requests of the same guest.
 //! - The memory of 1, 2 and 4 guests that read one file is compared with and without the window.
-//!   Without it, each guest has its own copy.
+//!   Without the window, each guest has its own copy.
 
 pub(crate) mod guest;
 mod player;
@@ -29,11 +29,14 @@ use crate::step::{Failure, Outcome};
 
 /// Length of the file and of the window, in bytes.
 const LEN: u64 = 256 << 20;
-/// The same length in MiB.
+
+/// The same length, in MiB.
 const LEN_MIB: f64 = 256.0;
+
 /// Numbers of guests that run at the same time.
 const GUESTS: [usize; 3] = [1, 2, 4];
-/// Name of the file.
+
+/// Name of the file that the guests map and read.
 const FILE: &str = "file";
 
 /// Aims for rows.
@@ -71,6 +74,7 @@ pub(crate) fn main(turns: u16, seconds: f64, load: &str) -> Outcome {
     Ok(())
 }
 
+/// Creates the file, and returns it open.
 fn create_file(path: &Path) -> Outcome<File> {
     let failed = || Failure::io(format!("cannot create {}", path.display()));
     let mut file =
@@ -83,13 +87,16 @@ fn create_file(path: &Path) -> Outcome<File> {
     Ok(file)
 }
 
+/// Program and share of the benchmark.
 struct Bench {
     program: PathBuf,
     share: PathBuf,
+    /// Time for each figure, in seconds.
     seconds: f64,
 }
 
 impl Bench {
+    /// Starts a daemon and its guest.
     fn guest(&self) -> Outcome<DaxGuest> {
         let daemon = Daemon::pinhole_at(&self.program, &self.share);
         let daemon = daemon.argument(format!("--dax-window={LEN}")).argument("--dax=always").start();
@@ -97,6 +104,7 @@ impl Bench {
         DaxGuest::start(daemon, &self.share, self.seconds)
     }
 
+    /// Measures the speed of one guest.
     fn speed(&self, rows: &mut Rows) -> Outcome {
         let mut guest = self.guest()?;
         guest.ask("map")?;
@@ -160,6 +168,7 @@ fn page_cache_mib() -> Outcome<f64> {
     mib(field("Cached:")?.saturating_sub(field("Shmem:")?))
 }
 
+/// Returns the number of the field `name` in a file of /proc, in KiB.
 fn field_kib(path: &str, name: &str) -> Outcome<u64> {
     let text = fs::read_to_string(path).map_err(Failure::io(format!("cannot read {path}")))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -167,12 +176,13 @@ fn field_kib(path: &str, name: &str) -> Outcome<u64> {
     number.ok_or_else(|| Failure::new(format!("{path} has no field {name}")))
 }
 
+/// Converts KiB to MiB.
 fn mib(kib: u64) -> Outcome<f64> {
     let kib = u32::try_from(kib).map_err(|_wide| Failure::new("more than 4 TiB of memory"))?;
     Ok(f64::from(kib) / 1024.0)
 }
 
-/// Daemon and its guest. Dropping it ends both.
+/// Daemon and its guest. Dropping the value ends both.
 struct DaxGuest {
     child: Child,
     asked: ChildStdin,
@@ -181,6 +191,7 @@ struct DaxGuest {
 }
 
 impl DaxGuest {
+    /// Starts a guest of a running daemon.
     fn start(daemon: Serving, share: &Path, seconds: f64) -> Outcome<Self> {
         let mut child = programs::generator("dax-guest")?
             .arg("--socket")
@@ -201,11 +212,13 @@ impl DaxGuest {
         Ok(guest)
     }
 
+    /// Sends a command and returns the answer.
     fn ask(&mut self, word: &str) -> Outcome<String> {
         writeln!(self.asked, "{word}").map_err(Failure::io("cannot write to the guest"))?;
         self.read_answer()
     }
 
+    /// Sends a command whose answer is one figure.
     fn number(&mut self, word: &str) -> Outcome<f64> {
         let said = self.ask(word)?;
         said.trim().parse().map_err(|_none| {
@@ -213,6 +226,7 @@ impl DaxGuest {
         })
     }
 
+    /// Sends a command whose answer is two figures: with the window, and without.
     fn pair(&mut self, word: &str) -> Outcome<[f64; 2]> {
         let said = self.ask(word)?;
         let numbers: Vec<f64> = said.split_whitespace().filter_map(|number| number.parse().ok()).collect();
@@ -221,6 +235,7 @@ impl DaxGuest {
         })
     }
 
+    /// Reads the next line of the guest.
     fn read_answer(&mut self) -> Outcome<String> {
         let mut line = String::new();
         self.said.read_line(&mut line).map_err(Failure::io("cannot read from the guest"))?;

@@ -1,6 +1,6 @@
 //! A guest that maps one file, for the benchmark. It measures its loads and stores beside those of
-//! a mapping that the host made itself, the cost of mapping, and its memory with the window and
-//! without.
+//! a mapping on the host, and the cost of mapping. Its memory is measured from outside, with the
+//! window and without.
 
 use std::fs::OpenOptions;
 use std::os::unix::net::UnixStream;
@@ -24,7 +24,7 @@ const READ_LEN: u32 = 1 << 20;
 const BLOCK_LEN: u32 = 4096;
 /// Number of mappings, each with its removal, in one figure.
 const PAIRS: usize = 2000;
-/// `O_RDWR`.
+/// Open flag of the guest for reading and writing (`fcntl.h`).
 const O_RDWR: u32 = 2;
 
 /// Guest with a window at least as large as the file.
@@ -36,9 +36,11 @@ pub(crate) struct MappingPlayer {
     node: u64,
     handle: u64,
     len: u64,
+    /// Mapping of the file on the host, without the window.
     native: MmapRegion,
     /// Copy of the file that a guest without a window keeps.
     cache: Vec<u8>,
+    /// State of the pseudo-random numbers (xorshift64).
     random: u64,
 }
 
@@ -115,13 +117,14 @@ impl MappingPlayer {
         Ok(())
     }
 
+    /// Returns a READ of the file.
     fn read_message(&self, at: u64, len: u32) -> Vec<u8> {
         let frame = Frame::new(READ, self.node).u64(self.handle).u64(at).u32(len).u32(0);
         frame.u64(0).u32(O_RDWR).u32(0).message()
     }
 
-    /// Returns the GiB/s of loads of the whole file, through the window and through a mapping of
-    /// the host, in turns.
+    /// Loads the whole file through the window and through the mapping on the host, in turns.
+    /// Returns the speeds in GiB/s.
     ///
     /// # Errors
     /// Fails if the file is not mapped.
@@ -139,7 +142,7 @@ impl MappingPlayer {
         })
     }
 
-    /// Returns the GiB/s of stores in the same way.
+    /// Stores to the whole file in the same way. Returns the speeds in GiB/s.
     ///
     /// # Errors
     /// Fails if the file is not mapped.
@@ -155,8 +158,9 @@ impl MappingPlayer {
         })
     }
 
-    /// Passes over the file slot by slot, with each way in turn until both have had `time`. The
-    /// first pass of each does not count.
+    /// Passes over the file slot by slot, through the window and through the mapping on the host in
+    /// turns, until each has had `time`. The first pass of each does not count. `slot` handles one
+    /// slot, through the window if its argument is true.
     fn in_turns(
         &mut self,
         time: Duration,
@@ -192,7 +196,7 @@ impl MappingPlayer {
     /// microseconds.
     ///
     /// # Errors
-    /// Fails if one is refused.
+    /// Fails if a request is refused.
     pub(crate) fn map_and_unmap_us(&mut self) -> Result<f64, FrontendError> {
         let setup = setup_mapping(self.node, [0, SLOT_LEN, 3, 0]).message();
         let remove = remove_mapping(self.node, &[(0, SLOT_LEN)]).message();
@@ -244,6 +248,7 @@ impl MappingPlayer {
         Ok(Pair { window, beside })
     }
 
+    /// Calls `block` with random offsets for `time`. Returns the calls per second.
     fn rate(
         &mut self,
         time: Duration,
@@ -265,7 +270,7 @@ impl MappingPlayer {
     }
 }
 
-/// Returns `len` bytes at `at` of the mapping that the host made itself.
+/// Returns `len` bytes at `at` of the mapping on the host.
 fn native(mapping: &MmapRegion, at: u64, len: usize) -> Result<VolatileSlice<'_>, Errno> {
     let at = usize::try_from(at).map_err(|_wide| Errno::FAULT)?;
     mapping.get_slice(at, len).map_err(|_outside| Errno::FAULT)
@@ -283,6 +288,7 @@ fn median_us(mut pair: impl FnMut() -> Result<(), FrontendError>) -> Result<f64,
     Ok(times.get(PAIRS / 2).map_or(f64::NAN, |median| median.as_secs_f64() * 1e6))
 }
 
+/// Converts bytes to GiB.
 fn to_gib(bytes: u64) -> f64 {
     // Whole MiB are exact in a float.
     f64::from(u32::try_from(bytes >> 20).unwrap_or(u32::MAX)) / 1024.0

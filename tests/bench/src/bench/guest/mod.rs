@@ -2,8 +2,7 @@
 //! guest.
 //!
 //! Each daemon and cache mode takes one boot. The guest runs `rows.sh`, which uses fio, tar and
-//! `work.c`. The compiler in the guest makes a static program of `work.c`. The clock of the guest
-//! is the host's.
+//! `work.c`. The guest compiles `work.c` to a static program. Its clock is the clock of the host.
 
 mod tree;
 
@@ -44,8 +43,8 @@ const ROWS: [(&str, &str, &str); 10] = [
     ("write-buffered", "guest: fio 4 KiB random write, buffered", "op/s"),
 ];
 
-/// Cache mode. It decides which requests the guest sends. Each mode is compared only with itself,
-/// because a mode is a promise to the user of the share and not a setting for speed.
+/// Cache mode, which decides which requests the guest sends. A mode is a promise to the user of the
+/// share and not a setting for speed. So figures are compared only within a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Mode {
     /// Cache names and attributes for one second; all rows
@@ -57,6 +56,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
+    /// Returns the name of the mode in the report.
     fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -65,6 +65,7 @@ impl Mode {
         }
     }
 
+    /// Returns the argument of `rows.sh` that selects the rows for this mode.
     fn row_set(self) -> &'static str {
         match self {
             Self::Auto => "all",
@@ -116,6 +117,7 @@ fn modes(contestant: &Contestant) -> Vec<(Mode, Option<&'static str>)> {
     }
 }
 
+/// Boots a guest and measures the rows of one mode.
 fn boot(
     contestant: &Contestant,
     mode: Mode,
@@ -149,6 +151,7 @@ fn boot(
     read_rows(&finished.text(), contestant, mode)
 }
 
+/// Returns the command line of `rows.sh` in the guest.
 fn script(mode: Mode) -> Outcome<String> {
     let mut line = String::from("sh /extra/rows.sh");
     write!(line, " {TAG} {} {} {CREATED} {}", tree::FILES, tree::ARCHIVED, mode.row_set())
@@ -178,8 +181,8 @@ fn read_rows(output: &str, contestant: &Contestant, mode: Mode) -> Outcome<Vec<F
     Ok(figures)
 }
 
-/// Parses `COUNT NANOSECONDS` or `persecond NUMBER` as a rate per second. Rates that are not above
-/// zero are not measurements.
+/// Parses `COUNT NANOSECONDS` or `persecond NUMBER` as a rate per second. Returns nothing for a
+/// rate that is not above zero.
 fn rate(words: &str) -> Option<f64> {
     let (count, number) = words.split_once(' ')?;
     let number: f64 = number.trim().parse().ok()?;

@@ -2,7 +2,8 @@
 //! and one big file.
 //!
 //! Each boot gets a new share, which is flushed to the disk. So no boot uses files of an earlier
-//! boot, and no writeback disturbs the measurement. Its pages stay in the host's page cache.
+//! boot, and no writeback disturbs the measurement. The pages of the new share stay in the page
+//! cache of the host.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -31,14 +32,14 @@ pub(super) const ARCHIVED: u32 = 3_000;
 /// is 2 KiB.
 const FILE_LEN_MAX: u64 = 8 << 10;
 
-/// Length of the big file, in bytes: more than a random row reads or writes, so that it uses no
-/// page twice.
+/// Length of the big file, in bytes. A row with random offsets reads or writes less than that, and
+/// uses no page twice.
 const BIG_LEN: usize = 128 << 20;
 
 /// Length of a piece in which the big file is written, in bytes.
 const PIECE_LEN: usize = 1 << 20;
 
-/// Makes a share. Dropping the value removes it.
+/// Creates a share. Dropping the value removes the share.
 pub(super) fn prepare(run_folder: &RunFolder) -> Outcome<TempDir> {
     let share = fresh::new_share(run_folder.path(), "guest")?;
     fill(share.path()).map_err(Failure::io("cannot fill the share of the guest"))?;
@@ -49,6 +50,7 @@ pub(super) fn prepare(run_folder: &RunFolder) -> Outcome<TempDir> {
     Ok(share)
 }
 
+/// Creates the tree and the big file.
 fn fill(share: &Path) -> std::io::Result<()> {
     let mut noise = Noise(0x70_696e_686f_6c65);
     let content = noise.bytes(FILE_LEN_MAX);
@@ -89,6 +91,7 @@ fn archive(share: &Path) -> Outcome {
 struct Noise(u64);
 
 impl Noise {
+    /// Returns the next number.
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -96,11 +99,13 @@ impl Noise {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    /// Returns bytes of the next numbers, at least `length`.
     fn bytes(&mut self, length: u64) -> Vec<u8> {
         (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect()
     }
 
-    /// Returns the smallest of three numbers, which gives many short files and few long ones.
+    /// Returns the length of a file in bytes: the smallest of three numbers, which gives many short
+    /// and few long files.
     fn small_length(&mut self) -> u64 {
         [self.next(), self.next(), self.next()]
             .map(|number| (number >> 16) % FILE_LEN_MAX)

@@ -18,15 +18,22 @@ use pinhole_tests::frontend::{EVENT_IDX, FrontendError, INDIRECT, Setup};
 use crate::console::say;
 use crate::step::{Failure, Outcome};
 
+/// Queues and features of each guest.
 const SETUP: Setup = Setup { queues: 2, queue_size: 128, features: INDIRECT | EVENT_IDX };
-/// `O_RDWR`.
+
+/// Open flag of the guest for reading and writing (`fcntl.h`).
 const O_RDWR: u32 = 2;
-/// Number of locks, and of pairs of GETATTR, in one figure.
+
+/// Number of pairs in one figure: a lock with its unlock, or two GETATTRs.
 const PAIRS: u32 = 2000;
+
 /// Number of times that a lock goes from one guest to the other.
 const TURNS: u32 = 200;
-/// Longest wait of the other guest, in microseconds. The step is a prime, so that the waits differ.
+
+/// Longest wait of the other guest, in microseconds.
 const WAIT_US_MAX: u64 = 20_000;
+
+/// Difference of successive waits, in microseconds. It is a prime, so that the waits differ.
 const WAIT_US_STEP: u64 = 7_919;
 
 /// Selects the daemons and the file.
@@ -40,18 +47,21 @@ pub(crate) struct LockGuestsArguments {
     file: String,
 }
 
+/// Guest with an open file.
 struct LockGuest {
     client: Client,
     file: Opened,
 }
 
 impl LockGuest {
+    /// Connects to a daemon and opens a file of its share.
     fn new(socket: &Path, name: &str) -> Result<Self, FrontendError> {
         let mut client = Client::connect(socket, SETUP)?.0;
         let file = client.open(name, O_RDWR)?;
         Ok(Self { client, file })
     }
 
+    /// Sets or removes a lock without waiting.
     fn set(&mut self, lock: Lock) -> Result<(), FrontendError> {
         match self.client.set(self.file, lock)? {
             0 => Ok(()),
@@ -59,6 +69,7 @@ impl LockGuest {
         }
     }
 
+    /// Waits for a lock.
     fn wait_for(&mut self, lock: Lock) -> Result<(), FrontendError> {
         let asked = self.client.submit_setlkw(self.file, lock)?;
         match self.client.outcome(asked)? {
@@ -89,10 +100,12 @@ impl LockGuest {
     }
 }
 
+/// Returns the time of one pair in microseconds, where `time` is that of all pairs.
 fn micros_per_pair(time: Duration) -> f64 {
     micros(time) / f64::from(PAIRS)
 }
 
+/// Converts a time to microseconds.
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
@@ -130,13 +143,14 @@ fn hand_over(holder: &mut LockGuest, waiter: &mut LockGuest) -> Result<Vec<f64>,
     Ok(times)
 }
 
+/// Measures and prints all figures.
 fn measure(arguments: &LockGuestsArguments) -> Result<(), FrontendError> {
     let [first, second] = arguments.socket.as_slice() else {
         return Err(FrontendError::Reply("give two sockets".to_owned()));
     };
     let (mut first_guest, mut second_guest) =
         (LockGuest::new(first, &arguments.file)?, LockGuest::new(second, &arguments.file)?);
-    // A warm-up: the first requests open files that later ones find open.
+    // The first requests open files that later requests find open.
     first_guest.lock_and_unlock()?;
     first_guest.two_get_attrs()?;
     say(format!("lock-and-unlock {}", first_guest.lock_and_unlock()?));

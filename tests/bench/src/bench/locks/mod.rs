@@ -53,6 +53,7 @@ pub(crate) fn main(turns: u16, load: &str) -> Outcome {
     Ok(())
 }
 
+/// Measures with two guests at the sockets of two daemons.
 fn wire(daemons: [&Serving; 2], rows: &mut Rows) -> Outcome {
     let mut command = programs::generator("lock-guests")?;
     command.args(["--file", FILE]);
@@ -81,6 +82,7 @@ fn wire(daemons: [&Serving; 2], rows: &mut Rows) -> Outcome {
     Ok(())
 }
 
+/// Measures in a User-mode Linux guest.
 fn guest(daemon: &Serving, rows: &mut Rows) -> Outcome {
     let finished = Guest::uml()
         .userland()

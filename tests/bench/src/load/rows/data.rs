@@ -30,10 +30,12 @@ pub(super) struct Transfer {
     write: bool,
     node: u64,
     handle: u64,
-    /// Number of blocks in the file, and the last used block.
+    /// Number of blocks in the file.
     count: u64,
+    /// Number of the block that was used last.
     at: u64,
     random: Random,
+    /// Always empty: the row forgets no node while it runs.
     none: Vec<(u64, u64)>,
 }
 
@@ -87,7 +89,9 @@ impl Play for Transfer {
 pub(super) struct Durable {
     node: u64,
     handle: u64,
+    /// Whether the WRITE of each slot has its reply.
     written: [bool; super::super::ring::SLOTS],
+    /// Always empty: the row forgets no node while it runs.
     none: Vec<(u64, u64)>,
 }
 
@@ -140,6 +144,7 @@ impl Play for Durable {
 #[derive(Debug)]
 pub(super) struct BesideCold {
     getattr: GetAttr,
+    /// The cold file on the host, to drop its pages from the page cache.
     host: File,
     node: u64,
     handle: u64,
@@ -161,6 +166,7 @@ impl BesideCold {
     }
 }
 
+/// Opens the cold file on the host.
 fn open_host(share: &Path) -> Result<File, LoadError> {
     File::open(share.join(tree::COLD.name)).map_err(LoadError::host("cannot open the cold file"))
 }

@@ -17,7 +17,7 @@ const PAGE: u64 = 4096;
 /// FOPEN_NOFLUSH of fuse.h: close sends no FLUSH.
 const NO_FLUSH: u64 = 1 << 5;
 
-/// Last request of an operation of several requests.
+/// Last request that was sent of an operation with several requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
@@ -35,11 +35,14 @@ struct OpenFile {
     handle: u64,
     /// Length to read in bytes; 0 reads nothing.
     len: u64,
+    /// Whether the daemon wants no FLUSH.
     no_flush: bool,
 }
 
+/// Operation before its first request.
 const NOT_OPEN: OpenFile = OpenFile { stage: Stage::Open, node: 0, handle: 0, len: 0, no_flush: false };
 
+/// Returns the operation in slot `number`.
 fn slot(all: &mut [OpenFile], number: usize) -> Result<&mut OpenFile, LoadError> {
     all.get_mut(number).ok_or_else(|| LoadError::Device(format!("no slot {number}")))
 }
@@ -50,6 +53,7 @@ pub(super) struct OpenRelease {
     nodes: Vec<u64>,
     open: [OpenFile; SLOTS],
     random: Random,
+    /// Always empty: the row forgets no node while it runs.
     none: Vec<(u64, u64)>,
 }
 
@@ -97,9 +101,11 @@ impl Play for OpenRelease {
 /// OPEN, READ of the whole file, FLUSH, RELEASE.
 #[derive(Debug)]
 pub(super) struct SmallFile {
+    /// Node id and length of each file.
     files: Vec<(u64, u64)>,
     open: [OpenFile; SLOTS],
     random: Random,
+    /// Always empty: the row forgets no node while it runs.
     none: Vec<(u64, u64)>,
 }
 
@@ -176,6 +182,7 @@ pub(super) struct CreateUnlink {
     names: Vec<String>,
     open: [OpenFile; SLOTS],
     random: Random,
+    /// Nodes of removed files, to forget.
     removed: Vec<(u64, u64)>,
     _fresh: tree::Fresh,
 }
@@ -198,10 +205,12 @@ impl CreateUnlink {
         })
     }
 
+    /// Returns the name of the file of slot `number`.
     fn name(&self, number: usize) -> &[u8] {
         self.names.get(number).map_or(&[], String::as_bytes)
     }
 
+    /// Returns the directory of slot `number`.
     fn folder(&self, number: usize) -> u64 {
         self.chosen.get(number).copied().unwrap_or(ROOT)
     }

@@ -9,7 +9,7 @@ use super::super::tree;
 use super::requests::{DIRECTORY, OPENED_LEN, ROOT, release, transfer};
 use pinhole_tests::frontend::frame::opcode;
 
-/// Length that `readdir(3)` in a guest asks for at once, in bytes.
+/// Length of the listing that one `readdir(3)` in a guest asks for, in bytes.
 const REPLY_LEN_MAX: usize = SIZE as usize;
 
 /// The same, in the type of the request.
@@ -22,11 +22,15 @@ const DIRENT_LEN: usize = 24;
 #[derive(Clone, Copy, Debug)]
 struct OpenListing {
     handle: u64,
+    /// Number of entries until now.
     listed: usize,
+    /// Whether the reply to OPENDIR has arrived.
     opened: bool,
+    /// Whether RELEASEDIR has been sent.
     ending: bool,
 }
 
+/// Listing before its first request.
 const NOT_OPEN: OpenListing = OpenListing { handle: 0, listed: 0, opened: false, ending: false };
 
 /// Listings of one directory.
@@ -35,6 +39,7 @@ pub(super) struct List {
     folder: u64,
     files: usize,
     open: [OpenListing; SLOTS],
+    /// Nodes of listed entries, to forget.
     listed_nodes: Vec<(u64, u64)>,
 }
 
@@ -45,6 +50,7 @@ impl List {
         Ok(Self { folder: node, files: folder.files, open: [NOT_OPEN; SLOTS], listed_nodes })
     }
 
+    /// Writes a READDIRPLUS.
     fn read(&self, handle: u64, offset: u64, message: &mut Message) -> NextStep {
         transfer(message, opcode::READDIRPLUS, (self.folder, handle), offset, SIZE);
         NextStep::Send(Ask {
@@ -105,7 +111,7 @@ impl Play for List {
     }
 }
 
-/// Reads a listing. Returns the number of its entries and the offset of the next one. Every entry
+/// Reads a listing. Returns the number of its entries and the offset of the next entry. Every entry
 /// but "." and ".." counts as a lookup.
 fn entries(reply: &Reply<'_>, listed_nodes: &mut Vec<(u64, u64)>) -> Result<(usize, u64), LoadError> {
     let (mut at, mut count, mut offset) = (0, 0, 0);

@@ -18,6 +18,7 @@ const MISSING: usize = 256;
 pub(super) struct GetAttr {
     nodes: Vec<u64>,
     random: Random,
+    /// Always empty: the row forgets no node while it runs.
     none: Vec<(u64, u64)>,
 }
 
@@ -66,8 +67,10 @@ pub(super) struct LookupHit {
     children: Vec<(String, u64)>,
     /// Lookup count of each child, to forget at the end.
     counts: Vec<(u64, u64)>,
+    /// Index of the child that each slot looks up.
     asked: Vec<usize>,
     random: Random,
+    /// Always empty: the row forgets no node while it runs.
     none: Vec<(u64, u64)>,
 }
 
@@ -128,6 +131,7 @@ pub(super) struct LookupMiss {
     folder: u64,
     names: Vec<String>,
     random: Random,
+    /// Always empty: the row forgets no node while it runs.
     none: Vec<(u64, u64)>,
 }
 

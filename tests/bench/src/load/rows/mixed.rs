@@ -13,7 +13,7 @@ use super::listing::List;
 use super::metadata::{GetAttr, LookupHit};
 use super::random::Random;
 
-/// Number of operations of each row among a hundred.
+/// Percentage of each row, with the index of the row in [`Mixed`].
 const PERCENTAGES: [(u64, usize); 6] = [(40, 0), (25, 1), (15, 2), (10, 3), (5, 4), (5, 5)];
 
 /// Rows of the mix, and the current row of each slot.
@@ -43,6 +43,7 @@ impl Mixed {
         })
     }
 
+    /// Returns the current row of a slot.
     fn row(&mut self, slot: usize) -> Result<&mut Box<dyn Play>, LoadError> {
         let chosen = self.chosen.get(slot).copied().unwrap_or(0);
         self.rows.get_mut(chosen).ok_or_else(|| LoadError::Device(format!("no slot {slot}")))

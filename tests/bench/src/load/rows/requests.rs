@@ -9,14 +9,16 @@ use pinhole_tests::frontend::frame::opcode;
 /// Node id of the root of the share.
 pub(super) const ROOT: u64 = 1;
 
-/// Bytes of `fuse_open_out`.
+/// Length of `fuse_open_out`, in bytes.
 pub(super) const OPENED_LEN: usize = 16;
 
-/// Open flags of programs in the guest.
+/// Open flags of a program in the guest that reads (`O_LARGEFILE`).
 pub(super) const READ_ONLY: u32 = 0o100_000;
 
+/// Open flags of a program in the guest that reads and writes.
 pub(super) const READ_WRITE: u32 = 0o100_002;
 
+/// Open flags of a program in the guest that lists a directory.
 pub(super) const DIRECTORY: u32 = 0o300_000;
 
 /// Requests of the preparation, one after another.
@@ -35,6 +37,7 @@ impl Player<'_> {
         self.ask(Ask::body(OPENED_LEN))?.u64(0)
     }
 
+    /// Closes a file handle.
     pub(super) fn release(&mut self, node: u64, handle: u64, flags: u32) -> Result<(), LoadError> {
         release(&mut self.message, opcode::RELEASE, node, handle, flags);
         self.ask(Ask::none())?;
@@ -42,11 +45,13 @@ impl Player<'_> {
     }
 }
 
+/// Writes a RELEASE or RELEASEDIR.
 pub(super) fn release(message: &mut Message, opcode: u32, node: u64, handle: u64, flags: u32) {
     // fh, flags, release_flags, lock_owner.
     message.start(opcode, node).u64(handle).u32(flags).u32(0).u64(0);
 }
 
+/// Writes a FLUSH.
 pub(super) fn flush(message: &mut Message, node: u64, handle: u64) {
     // fh, unused, padding, lock_owner.
     message.start(opcode::FLUSH, node).u64(handle).u64(0).u64(7);
