@@ -1,5 +1,5 @@
-//! The guest's memory for one request: the part that the daemon itself may read and write, and the
-//! part that only the kernel may.
+//! The guest's memory for one request: all of it, which only the kernel reads and writes, and the
+//! part of it that the daemon itself may read and write.
 //!
 //! QEMU describes each mapping of the DAX window as a memory region like any other. Behind such a
 //! region is a file of the share, which any process may truncate. A thread that then touches a page

@@ -85,7 +85,7 @@ impl DaxError {
     ///
     /// - EAGAIN makes a page fault retry at once and forever. `__fuse_dax_fault` takes EAGAIN for
     ///   "no free slot", although a slot is free.
-    /// - ENOMEM makes a page fault retry, on kernels before 5.16 after a run of the OOM killer.
+    /// - ENOMEM makes a page fault retry. Kernels before 5.16 run the OOM killer first.
     /// - ENOSYS is final: Linux never asks again.
     ///
     /// No number makes Linux reclaim slots. Linux reclaims slots when it has no free slot left. In

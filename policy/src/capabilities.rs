@@ -106,9 +106,9 @@ mod tests {
 
     #[test]
     fn inode_handles_need_cap_dac_read_search() {
-        let none = Facilities::IDENTITY;
-        assert!(!names(Profile::Share, none).contains(&"CAP_DAC_READ_SEARCH"));
-        assert!(names(Profile::Share, none | Facilities::HANDLES).contains(&"CAP_DAC_READ_SEARCH"));
+        let without = Facilities::IDENTITY;
+        assert!(!names(Profile::Share, without).contains(&"CAP_DAC_READ_SEARCH"));
+        assert!(names(Profile::Share, without | Facilities::HANDLES).contains(&"CAP_DAC_READ_SEARCH"));
     }
 
     #[test]

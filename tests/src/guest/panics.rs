@@ -34,7 +34,7 @@ fn append(file: &Path, line: &str) -> io::Result<()> {
 /// Returns the tests recorded in `file`, or an empty list if the file does not exist.
 ///
 /// # Errors
-/// Errors of `read(2)`.
+/// Fails if the file cannot be opened or read, or is not UTF-8.
 pub fn panicked_tests(file: &Path) -> io::Result<Vec<String>> {
     let text = match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

@@ -37,8 +37,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A request that the pool serves. It uses no guest memory before it begins, and releases the
-/// memory before it is counted as gone.
+/// A request that the pool serves. It holds no guest memory while it is in the backlog.
 #[derive(Debug)]
 pub(super) struct Offloaded {
     pub(super) request: QueueRequest,
@@ -51,7 +50,8 @@ pub(super) struct Offloaded {
     pub(super) is_urgent: bool,
     /// The point up to which it was carried out; see [`StopCheck`].
     pub(super) reached: Option<u64>,
-    /// Whether it can be carried out from its beginning once more; see [`Repeat`].
+    /// Whether it can be carried out from its beginning once more, after a part of it was. Then a
+    /// queue that stops may put it back into its ring. See [`Repeat`].
     pub(super) may_begin_again: bool,
 }
 
@@ -160,7 +160,8 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         Ok(service)
     }
 
-    /// Ends the threads, when no request is left. The threads must not call this themselves.
+    /// Ends the threads, and waits for that. The caller has stopped all queues, so no request is
+    /// left. The threads must not call this themselves.
     pub(super) fn end(&self) {
         self.deferred.end();
         let mut state = self.state.lock();
@@ -189,7 +190,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         self.setup.spawner().ask(ring);
     }
 
-    /// Takes a request, or returns it if too many already wait.
+    /// Takes a request, or returns it if the pool is full.
     pub(super) fn submit(self: &Arc<Self>, offloaded: Offloaded) -> Option<Offloaded> {
         let mut state = self.state.lock();
         if self.is_full_for(offloaded.request.footprint(), &state) {
@@ -208,7 +209,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         drop(self.room.wait_while(self.state.lock(), until, is_full));
     }
 
-    /// Withdraws the requests of a queue that have not begun, the oldest first.
+    /// Withdraws the requests of a queue that are in the backlog, in its order.
     pub(super) fn withdraw(&self, queue: usize) -> Vec<Offloaded> {
         let mut state = self.state.lock();
         let all = std::mem::take(&mut state.backlog);
@@ -253,7 +254,8 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         self.room.notify_all();
     }
 
-    /// Begins the stop of a queue, which may wait for the front-end's answer about the window.
+    /// Begins the stop of a queue. The front-end may be unable to reply until the stop ends, which
+    /// the window has to know.
     pub(super) fn begin_stop(&self) {
         if let Some(window) = self.session.window() {
             window.begin_drain();
@@ -341,7 +343,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
 
     /// Notes that a thread has ended by a panic while it served a request.
     fn lose_thread(self: &Arc<Self>) {
-        tracing::error!("a thread of the pool ended by a panic outside a request");
+        tracing::error!("a thread of the pool ended by a panic");
         self.served();
         let mut state = self.state.lock();
         state.threads = state.threads.saturating_sub(1);
@@ -372,6 +374,9 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         self.call_threads(state);
     }
 
+    /// Serves a request to its end, unless it must stop between two of its steps: its queue stops
+    /// and it can be put back, a stopping queue needs this thread, or a change of memory waits. In
+    /// the last two cases it returns to the backlog.
     fn serve(self: &Arc<Self>, offloaded: Offloaded, scratch: &mut Scratch) {
         let session = &*self.session;
         let Offloaded { request, place, queue, mut in_flight, is_urgent, reached, may_begin_again } =
@@ -399,7 +404,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
             Next::Stopped if yields.get().is_some_and(|repeat| !can_be_put_back(repeat)) => {
                 let reached = reached.get();
                 let may_begin_again = may_begin_again && yields.get() == Some(Repeat::Harmless);
-                // The memory is released before the request is counted as gone.
+                // A change of memory that waits for this request then finds the memory unused.
                 drop(memory);
                 in_flight.queue_again();
                 let offloaded =
@@ -410,7 +415,8 @@ impl<F: FileSystem + 'static> OffloadService<F> {
             Next::Stopped => {
                 self.served();
                 drop((memory, in_flight));
-                // A deferred request before it may be put back now.
+                // An earlier request that is deferred may be the last one taken now. Then it can be
+                // put back.
                 session.wake_event().notify();
                 return;
             }
@@ -418,7 +424,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
                 if deferred.refusal().is_none()
                     || (request.chain_footprint() <= LOCK_WAIT_LEN_MAX && in_flight.has_room_to_defer()) =>
             {
-                // The memory is released before the request is counted as gone.
+                // As above.
                 drop(memory);
                 in_flight.defer();
                 self.served();

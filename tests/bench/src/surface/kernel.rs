@@ -44,14 +44,14 @@ pub(super) struct Reached {
 }
 
 impl Reached {
-    /// Returns the names of functions under the load that `other` does not reach.
+    /// Returns the names of functions under the load that `other` does not reach under the load.
     pub(super) fn beyond(&self, other: &Self) -> Vec<&str> {
         let others: BTreeSet<&String> = other.steady.iter().collect();
         self.steady.iter().filter(|name| !others.contains(name)).map(String::as_str).collect()
     }
 }
 
-/// Boots the guest and counts the functions of each daemon in [`ALL`].
+/// Boots the guest and collects the functions of each daemon in [`ALL`].
 ///
 /// # Errors
 /// Fails if a part of the guest has not been fetched, the guest does not boot, or a daemon fails.
