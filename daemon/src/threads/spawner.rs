@@ -95,7 +95,7 @@ impl Spawner {
         }
     }
 
-    /// Adds a client. False: it was there.
+    /// Adds a client. Returns false if the list has it already.
     fn add(asked: &mut Vec<Weak<dyn OnDemand>>, client: Weak<dyn OnDemand>) -> bool {
         let is_new = !asked.iter().any(|known| known.ptr_eq(&client));
         if is_new {
@@ -104,12 +104,12 @@ impl Spawner {
         is_new
     }
 
-    /// Starts what was asked for. False: something is to be tried again.
+    /// Starts the threads that were asked for. Returns false if a start must be tried again.
     fn start_asked(&self) -> bool {
         let clients = std::mem::take(&mut *self.asked.lock());
         let mut all = true;
         for client in clients {
-            // Not under the lock: a thread that was started may ask for more.
+            // The lock is not held: a started thread may ask for more threads.
             let starts = client.upgrade().is_none_or(|client| {
                 catch_unwind(AssertUnwindSafe(|| client.start_missing())).unwrap_or_else(|_panic| {
                     tracing::error!("the start of a thread ended by a panic");

@@ -54,7 +54,7 @@ struct TaskState<T> {
     has_thread: bool,
     /// The host had no room for the thread when it was started last.
     is_host_full: bool,
-    /// The handle is gone: the thread ends after the tasks that are left.
+    /// The [`TaskThread`] was dropped. The thread ends after the remaining tasks.
     is_over: bool,
 }
 

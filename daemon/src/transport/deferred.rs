@@ -79,10 +79,12 @@ impl<R: DeferredRequest> DeferredRequests<R> {
         Self(Arc::new(DeferredShared { wake: Arc::clone(session.wake_event()), list }))
     }
 
-    /// Starts the thread that answers them. It ends at [`Self::end`], or when this is dropped. It
-    /// also does work for which the host has no room for a thread: that of the file system
-    /// ([`FileSystem::run_stuck`]), and that of `serve_stuck`, which serves one request and returns
-    /// whether there was one.
+    /// Starts the thread that answers the requests. It ends at [`Self::end`], or when this value is
+    /// dropped.
+    ///
+    /// The thread also does work that waits because the host has no room for another thread: the
+    /// work of the file system ([`FileSystem::run_stuck`]), and requests of the offload pool.
+    /// `serve_stuck` serves one of these and returns whether there was one.
     ///
     /// # Errors
     /// The host has no room for a thread, or the thread cannot be prepared.

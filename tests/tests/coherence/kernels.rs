@@ -467,7 +467,7 @@ fn path_is_never_stale_while_its_file_is_replaced() {
     }
 }
 
-/// Runs `change` so many times while so many threads of the other mount run `look`.
+/// Runs `change` `rounds` times. Meanwhile `threads` threads of the other mount repeat `look`.
 fn while_changing(rounds: u32, change: impl Fn(u32) + Sync, (threads, look): (usize, impl Fn() + Sync)) {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {

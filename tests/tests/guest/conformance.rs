@@ -137,8 +137,8 @@ fn run(command: &mut Command) -> (bool, String) {
 }
 
 /// Returns the name of a user's group from /etc/passwd and /etc/group. pjdfstest needs the groups
-/// of `nobody` and `daemon`. Both users exist on every Debian, but the names of their groups differ
-/// between hosts.
+/// of `nobody` and `daemon`. Debian has both users, but the name of their group can differ between
+/// hosts.
 fn group_of(user: &str) -> String {
     let table = |path: &str| fs::read_to_string(path).unwrap();
     let field = |line: &str, index| line.split(':').nth(index).unwrap_or_default().to_owned();

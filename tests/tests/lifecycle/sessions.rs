@@ -121,7 +121,7 @@ fn a_vmm_may_die_after_any_byte_of_its_greeting() {
     let (_folder, daemon) = Bench::serve(&["--keep-listening"]).unwrap();
     drop(visit(&daemon).unwrap());
     let settled = |daemon: &Serving| Footprint::of(daemon.serving_id()).unwrap();
-    // Two threads of the daemon, and those of its three queues, which wait for the next guest.
+    // Two threads of the daemon, and three queue threads, which wait for the next guest.
     eventually("the first guest is gone", || settled(&daemon).threads <= 5);
     let before = settled(&daemon);
     let (memory, events) = memory_and_events();

@@ -2,7 +2,7 @@
 
 use pinhole_tests::child::wait_for_exit;
 use pinhole_tests::daemon::pinhole_program;
-use pinhole_tests::frontend::{Frontend, OUT_HEADER_LEN, Reply};
+use pinhole_tests::frontend::{Frontend, OUT_HEADER_LEN, Reply, eventually};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,9 +15,6 @@ use vm_memory::{Bytes as _, GuestAddress};
 const LIMIT: Duration = Duration::from_secs(20);
 /// Time in which an unexpected call would appear in the trace.
 const SETTLED: Duration = Duration::from_millis(100);
-
-/// Interval between two reads of a trace.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// Daemon under strace with a guest.
 pub(crate) struct Traced {
@@ -86,17 +83,14 @@ impl Traced {
     /// Waits until the queue thread has asked to be kicked, and sleeps. Under strace it is so slow
     /// that it could find the next request before.
     pub(crate) fn wait_until_it_sleeps(&mut self) {
+        let trace = self.work.path().join("trace");
         let guest = self.guest.as_mut().expect("connected");
         let (queue, memory) = guest.queue(1).unwrap();
         let event_at = queue.place().used + 4 + 8 * u64::from(queue.size());
         let next_used = queue.next_used();
         let asks =
             || u16::from_le(memory.load(GuestAddress(event_at), Ordering::SeqCst).unwrap()) == next_used;
-        let began = Instant::now();
-        while !(asks() && is_asleep(&fs::read_to_string(self.work.path().join("trace")).unwrap())) {
-            assert!(began.elapsed() < LIMIT, "the queue thread does not sleep");
-            std::thread::park_timeout(LOOK);
-        }
+        eventually("the queue thread sleeps", || asks() && is_asleep(&fs::read_to_string(&trace).unwrap()));
     }
 
     /// Returns the names of the completed calls, in the order of their ends.

@@ -166,12 +166,12 @@ pub(super) fn check_suite_rows(sources: &[Source], suites: &[Suite]) -> Vec<Faul
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::faults_of;
     use super::*;
     use crate::suites::{Module, Needs};
 
     fn faults(files: &[(&str, &str)]) -> Vec<String> {
-        let sources: Vec<_> = files.iter().map(|(file, text)| Source::new(file, text)).collect();
-        check(&sources).into_iter().map(|fault| fault.to_string()).collect()
+        faults_of(check, files)
     }
 
     #[test]

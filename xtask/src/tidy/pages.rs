@@ -101,11 +101,11 @@ fn anchor(heading: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::faults_of;
     use super::*;
 
     fn faults(files: &[(&str, &str)]) -> Vec<String> {
-        let sources: Vec<_> = files.iter().map(|(file, text)| Source::new(file, text)).collect();
-        check(&sources).into_iter().map(|fault| fault.to_string()).collect()
+        faults_of(check, files)
     }
 
     #[test]

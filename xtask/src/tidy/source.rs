@@ -6,6 +6,8 @@ use std::path::Path;
 use proc_macro2::TokenStream;
 
 use super::calls::{self, Function};
+#[cfg(test)]
+use super::fault::Fault;
 use super::items;
 use super::scope::Scope;
 use super::tokens;
@@ -120,6 +122,13 @@ impl SyntaxError {
 
 fn has_extension(file: &str, wanted: &str) -> bool {
     Path::new(file).extension().is_some_and(|extension| extension == wanted)
+}
+
+/// Runs a check on files, given by name and text, and returns the lines that report its faults.
+#[cfg(test)]
+pub(super) fn faults_of(check: impl Fn(&[Source]) -> Vec<Fault>, files: &[(&str, &str)]) -> Vec<String> {
+    let sources: Vec<_> = files.iter().map(|(file, text)| Source::new(file, text)).collect();
+    check(&sources).into_iter().map(|fault| fault.to_string()).collect()
 }
 
 #[cfg(test)]

@@ -57,9 +57,9 @@ pub(super) struct Sleep {
 impl Sleep {
     /// Makes a sleep that kicks on `kick` and `stop` end.
     pub(super) fn new(kick: &File, stop: Arc<StopSignal>) -> io::Result<Self> {
-        // Edge-triggered: each kick wakes once, although the event's number is never read. Only the
-        // count until now is taken away: it may be full, and a kick that does not fit is lost.
-        // Read only if that does not block: the front-end may undo that the event is non-blocking.
+        // Edge-triggered: each kick wakes once, although the thread does not read the event's
+        // counter. The counter is read only here: it may be full, and a kick that does not fit is
+        // lost. The poll keeps the read from blocking: the front-end can make the event blocking.
         let mut polled = [PollFd::new(kick, PollFlags::IN)];
         if rustix::event::poll(&mut polled, Some(&Timespec::default()))? > 0 {
             match rustix::io::read(kick, &mut [0; 8]) {

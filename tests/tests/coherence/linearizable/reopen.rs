@@ -27,7 +27,7 @@ pub(crate) struct FileAccesses {
     seen: [Vec<FileAccess<String>>; 2],
 }
 
-/// Lets a client in each of `folders` write and read so many times, starting with an empty share.
+/// Starts with an empty share. A client in each of `folders` carries out `count` accesses.
 pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64)) -> FileAccesses {
     let began = Instant::now();
     let now = || u64::try_from(began.elapsed().as_nanos()).unwrap();
