@@ -1,23 +1,24 @@
-//! The errors of the window, and the errno that the guest gets for each.
+//! Lists the reasons why a DAX request fails, and the errno that the guest gets for each.
 
 const EIO: i32 = 5;
 pub(crate) const EINVAL: i32 = 22;
 pub(crate) const ENOSPC: i32 = 28;
 
-/// How a step failed at the front-end. The reply to `SHMEM_MAP` carries no errno, so no further
-/// detail is known.
+/// Failure of one message to the front-end (`SHMEM_MAP` or `SHMEM_UNMAP`). The reply to such a
+/// message has no errno, so the daemon knows no further detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The front-end replied that it refuses the step.
+    /// The front-end replied that it refuses the message.
     #[error("the front-end refused")]
     Refused,
-    /// The front-end did not reply: the channel is closed, or the reply took longer than the caller
-    /// waits. Whether the step was done is unknown, and nothing more can be sent on this channel.
+    /// The front-end did not reply: the channel is closed, or the caller stopped waiting for the
+    /// reply. Whether the front-end acted on the message is unknown. No further message can be sent
+    /// on this channel.
     #[error("the front-end does not reply")]
     Gone,
 }
 
-/// Why a request about the window failed.
+/// Reason why a SETUPMAPPING or REMOVEMAPPING failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DaxError {
     /// A window offset, file offset or length is not a multiple of the alignment in the reply to
@@ -56,23 +57,23 @@ pub enum DaxError {
         /// Length of the mapping in bytes.
         len: u64,
     },
-    /// The window has as many mappings as it may have.
+    /// The window already has the largest permitted number of mappings.
     #[error("the window has {max} mappings, which is the limit")]
     BudgetSpent {
-        /// Limit of mappings.
+        /// Largest permitted number of mappings.
         max: usize,
     },
-    /// The front-end refused a step.
+    /// The front-end refused a message.
     #[error("the front-end refused")]
     Refused,
-    /// The front-end does not reply, now or since an earlier step.
+    /// The front-end did not reply to this message or to an earlier one.
     #[error("the front-end does not reply")]
     Gone,
     /// The table was cleared while the request was in progress.
     #[error("the window was cleared during the request")]
     Cleared,
-    /// Another request is in progress. This is a mistake of the caller, which must finish a request
-    /// before it starts another.
+    /// Another request is in progress. The caller made a mistake: it must finish each request
+    /// before it starts the next.
     #[error("another request is in progress")]
     Busy,
 }
@@ -80,17 +81,19 @@ pub enum DaxError {
 impl DaxError {
     /// Returns the Linux error number for the reply.
     ///
-    /// Linux passes most numbers on to the reading program, or turns them into SIGBUS in a page
-    /// fault. A SETUPMAPPING must never end in one of these three:
+    /// Linux passes most errors of a SETUPMAPPING on to the program that reads or writes the file.
+    /// In a page fault, it turns them into SIGBUS. A SETUPMAPPING must never fail with one of these
+    /// three:
     ///
-    /// - EAGAIN makes a page fault retry at once and forever. `__fuse_dax_fault` takes EAGAIN for
-    ///   "no free slot", although a slot is free.
-    /// - ENOMEM makes a page fault retry. Kernels before 5.16 run the OOM killer first.
-    /// - ENOSYS is final: Linux never asks again.
+    /// - EAGAIN: Linux retries the page fault at once and without end, because `__fuse_dax_fault`
+    ///   takes EAGAIN for "no free slot", although a slot is free.
+    /// - ENOMEM: Linux retries the page fault. Kernels before 5.16 run the OOM killer first.
+    /// - ENOSYS: Linux never sends a SETUPMAPPING again.
     ///
-    /// No number makes Linux reclaim slots. Linux reclaims slots when it has no free slot left. In
-    /// a window of at most [`crate::Capabilities::window_len_max`], that happens before the budget
-    /// is spent. So a spent budget is ENOSPC, which at least names the cause.
+    /// [`Self::BudgetSpent`] becomes ENOSPC because that errno names the cause. No errno makes Linux
+    /// give up old mappings: Linux does so only when it has no free slot left. In a window of at
+    /// most [`crate::Capabilities::window_len_max`] bytes, Linux runs out of free slots before the
+    /// budget is spent.
     pub const fn errno(self) -> i32 {
         match self {
             Self::Misaligned { .. }

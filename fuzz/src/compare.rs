@@ -1,10 +1,13 @@
-//! Decodes replies, and compares those of a session with those of the model.
+//! Decodes the replies of the tested session, and compares them with the replies of the model file
+//! system.
 
 use crate::oracle::{Outcome, ReplyBody, decode_list};
 use pinhole_protocol::{Attr, Operation, client};
 
-/// Decodes the body of a successful reply to `operation`. Panics if the body does not decode,
-/// because that is a bug of the session.
+/// Decodes the body of a successful reply to `operation`.
+///
+/// # Panics
+/// Panics if the session has a bug: the body does not decode, or the operation must not succeed.
 pub fn decode_body(operation: &Operation<'_>, body: &[u8]) -> ReplyBody {
     match operation {
         Operation::Lookup(_)
@@ -69,12 +72,18 @@ pub fn decode_body(operation: &Operation<'_>, body: &[u8]) -> ReplyBody {
     }
 }
 
-/// Returns whether the reply of a real file system agrees with that of the model.
+/// Returns whether the reply of a real file system agrees with the reply of the model.
 ///
-/// Success must agree, and so must the kind of reply, bytes, counts, and the mode of a STATX. For
-/// other attributes, the modes and owners must agree and, except for directories, sizes and link
-/// counts. The host decides everything else: which error comes first, ids, timestamps, statistics,
-/// listings, 64-bit results, and all other attributes. So these may differ.
+/// Two errors agree even if their numbers differ, because the host decides which error comes first.
+/// An error and a success do not agree. Two successes agree if they have the same variant of
+/// [`ReplyBody`] and the following parts are equal:
+///
+/// | reply | parts that must be equal |
+/// |---|---|
+/// | `Bytes`, `Count` | all |
+/// | `Attr`, `Entry`, `Created` | mode and owner; except for directories, size and link count |
+/// | `Statx` | mode |
+/// | any other | none, because the host decides the content |
 pub fn agree(subject: &Outcome, model: &Outcome) -> bool {
     match (subject, model) {
         (Err(_), Err(_)) => true,

@@ -1,19 +1,21 @@
-//! The capabilities that a policy needs, if the daemon has any.
+//! Says which Linux capabilities the daemon keeps for a policy. It drops all others.
 
 use crate::{Access, Facilities, Need};
 
-/// A capability that some policy needs. Several rows of one capability are alternatives.
+/// A capability, and a condition under which the daemon needs it. A capability may have several
+/// rows: the daemon keeps it if the condition of any of them holds.
 #[derive(Clone, Copy, Debug)]
 pub struct CapabilityRow {
     /// Name in the kernel, such as `CAP_CHOWN`.
     pub name: &'static str,
-    /// Condition under which the daemon needs it.
+    /// Condition under which the daemon needs the capability.
     pub need: Need,
-    /// Purpose.
+    /// What the daemon does with the capability.
     pub why: &'static str,
 }
 
-/// Operations that the host permits only to the owner of a file, or with `CAP_FOWNER`.
+/// Operations that can need `CAP_FOWNER`: the host permits them only to the owner of the file, or,
+/// in a sticky directory, to the owner of the file or of the directory.
 const OWNERS: Access = Access::CHMOD
     .union(Access::UTIMENS)
     .union(Access::ACL_WRITE)
@@ -25,12 +27,12 @@ const OWNERS: Access = Access::CHMOD
 
 /// Every capability that a daemon may keep.
 ///
-/// A daemon that was not started as root has none of them. In a user namespace, a daemon has them
-/// only over files of the ids that its namespace maps.
+/// A daemon that was not started as root has none of these capabilities. In a user namespace, they
+/// apply only to files whose owner and group the namespace maps.
 ///
-/// The guest has already checked the permissions of its users. So the daemon must not be subject to
-/// the host's permission bits. A policy that changes nothing needs only the smaller of the two
-/// capabilities for that, `CAP_DAC_READ_SEARCH`.
+/// The guest has already checked the permissions of its users. So the host's permission bits must
+/// not stop the daemon. `CAP_DAC_OVERRIDE` achieves that. `CAP_DAC_READ_SEARCH` permits less and is
+/// enough for a policy without changes to files.
 pub const ROWS: &[CapabilityRow] = &[
     row(
         "CAP_DAC_OVERRIDE",
@@ -75,7 +77,7 @@ pub const ROWS: &[CapabilityRow] = &[
     ),
 ];
 
-/// Operations on attributes that the host's kernel permits only with `CAP_SYS_ADMIN`.
+/// Operations on extended attributes that the host's kernel permits only with `CAP_SYS_ADMIN`.
 const TRUSTED: Access =
     Access::XATTR_READ_TRUSTED.union(Access::XATTR_WRITE_TRUSTED).union(Access::XATTR_WRITE_SECURITY);
 
@@ -84,7 +86,8 @@ const fn row(name: &'static str, need: Need, why: &'static str) -> CapabilityRow
     CapabilityRow { name, need, why }
 }
 
-/// Returns the rows that a policy needs. `granted` are the accesses that it grants anywhere.
+/// Returns the rows whose condition holds. `granted` has each access that the policy grants for at
+/// least one path.
 pub fn rows(granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static CapabilityRow> {
     ROWS.iter().filter(move |row| row.need.applies(granted, facilities))
 }

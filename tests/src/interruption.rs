@@ -1,7 +1,8 @@
-//! Ways to interrupt a process from outside: a stop signal, the cgroup freezer and a tracer.
+//! Interrupts a process from outside: by a stop signal, by the cgroup freezer or by a tracer.
 //!
-//! The process notices only that the kernel ends each wait early. The kernel then repeats the call,
-//! or continues it by `restart_syscall`, or returns EINTR.
+//! Each of these makes every blocking system call of the process return early inside the kernel.
+//! Depending on the call, the kernel then restarts it, continues it by `restart_syscall`, or lets it
+//! return EINTR. The process notices nothing else.
 
 use std::fs;
 use std::io;
@@ -13,33 +14,36 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::child::wait_for_exit;
 
-/// Upper bound on the time until an interruption has reached all threads.
+/// Longest wait until all threads have stopped, or until a tracer has attached or detached.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Kind of interruption.
+/// Way to interrupt a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
     /// SIGSTOP and SIGCONT.
     Stop,
     /// The freezer of cgroup v2: `docker pause`, `systemctl freeze`.
     Freeze,
-    /// A tracer attaches to every thread (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`) and detaches again.
+    /// strace attaches to every thread (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`) and detaches again.
     Trace,
 }
 
-/// Interrupts one process, as often as a test asks.
+/// Interrupts one process, as often as a test calls [`Self::interrupt`].
 #[derive(Debug)]
 pub struct Interrupter {
     way: Interruption,
     process: u32,
+    /// Exists for [`Interruption::Freeze`] only.
     freezer: Option<Freezer>,
 }
 
 impl Interrupter {
-    /// Prepares to interrupt `process`.
+    /// Prepares to interrupt the process with the id `process`. For [`Interruption::Freeze`], moves
+    /// the process to a cgroup of its own.
     ///
     /// # Errors
-    /// Fails if this host lacks something, with the command that provides it.
+    /// Fails if the host has no cgroup v2 with a freezer, or does not permit to create a cgroup. The
+    /// error names a command or a kernel version that helps.
     pub fn new(way: Interruption, process: u32) -> io::Result<Self> {
         let freezer = match way {
             Interruption::Freeze => Some(Freezer::around(process)?),
@@ -48,10 +52,10 @@ impl Interrupter {
         Ok(Self { way, process, freezer })
     }
 
-    /// Interrupts all threads and lets them continue.
+    /// Interrupts all threads of the process once, and lets them continue.
     ///
     /// # Errors
-    /// Fails if the process has ended, or does not stop in time.
+    /// Fails if the process has ended, strace cannot start, or a step takes longer than `LIMIT`.
     pub fn interrupt(&self) -> io::Result<()> {
         match (self.way, &self.freezer) {
             (Interruption::Freeze, Some(freezer)) => freezer.freeze_and_thaw(),
@@ -82,7 +86,7 @@ fn trace(process: u32) -> io::Result<()> {
     let attached = wait_until("the process is traced", || {
         every_thread(process, "TracerPid:", |tracer| tracer.trim() != "0")
     });
-    // This signal lets strace detach from every thread before it ends.
+    // At SIGINT, strace detaches from every thread and then ends.
     let pid = i32::try_from(strace.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     kill_process(pid, Signal::INT)?;
     let ended = wait_for_exit(&strace, Some(LIMIT))?;
@@ -94,10 +98,11 @@ fn trace(process: u32) -> io::Result<()> {
     if ended { Ok(()) } else { Err(io::Error::other("strace does not detach")) }
 }
 
-/// Returns whether `holds` is true of the value of a `status` line for every thread of the process.
+/// Returns whether `holds` is true for every thread of the process. `holds` gets the value of the
+/// line `name` in `/proc/PID/task/TID/status`.
 fn every_thread(process: u32, name: &str, holds: impl Fn(&str) -> bool) -> io::Result<bool> {
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        // A thread that has ended needs no interruption.
+        // A thread without a status file has just ended.
         let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
         let value = status.lines().find_map(|line| line.strip_prefix(name));
         if !value.is_some_and(|value| holds(value.trim())) {
@@ -119,7 +124,8 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> io::Result<bool>) -> io::Re
     Ok(())
 }
 
-/// Cgroup that contains one process. Dropping it moves the process to the parent cgroup.
+/// Cgroup that contains only the interrupted process. `drop` moves the process to the parent cgroup
+/// and removes this one.
 #[derive(Debug)]
 struct Freezer {
     folder: PathBuf,
@@ -127,7 +133,7 @@ struct Freezer {
 }
 
 impl Freezer {
-    /// Makes a cgroup and moves `process` to it.
+    /// Creates a cgroup and moves `process` to it.
     fn around(process: u32) -> io::Result<Self> {
         let table = fs::read_to_string("/proc/self/mountinfo")?;
         let mount = table.lines().find(|line| line.contains(" - cgroup2 "));
@@ -149,6 +155,7 @@ impl Freezer {
         Ok(freezer)
     }
 
+    /// Freezes the process and thaws it again, even if the kernel does not report it as frozen.
     fn freeze_and_thaw(&self) -> io::Result<()> {
         let frozen = self.set(true);
         self.set(false)?;
@@ -167,7 +174,7 @@ impl Freezer {
 
 impl Drop for Freezer {
     fn drop(&mut self) {
-        // Ignore the result: a process that has ended is no longer in the cgroup.
+        // Ignore the results: after the process has ended, it cannot be moved.
         drop(self.set(false));
         if let Some(above) = self.folder.parent() {
             drop(fs::write(above.join("cgroup.procs"), self.process.to_string()));

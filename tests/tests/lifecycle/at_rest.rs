@@ -1,5 +1,5 @@
-//! Can a daemon at rest be measured: is its start timed to its ready line, and does its end leave
-//! no process behind, including the second process of its sandbox?
+//! Does the test harness measure the start of a daemon up to its ready line, and does it end all
+//! processes of a daemon, also of one with a second process for its sandbox?
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn share() -> TempDir {
     share
 }
 
-/// Returns the processes with `word` in their command lines.
+/// Returns the ids of the processes with `word` in their command lines.
 fn processes_with_argument(word: &str) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let numbers = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
@@ -33,7 +33,7 @@ fn processes_with_argument(word: &str) -> Vec<u32> {
 }
 
 #[test]
-fn a_start_is_timed_to_the_ready_line() {
+fn start_time_ends_at_the_ready_line() {
     let share = share();
     let began = Instant::now();
     let time = Daemon::pinhole(share.path()).unwrap().time_to_ready().unwrap();
@@ -48,7 +48,7 @@ fn daemon_that_ends_before_its_ready_line_is_an_error() {
     assert!(stderr.contains("missing"), "{stderr}");
 }
 
-/// Needs root, as the namespaces of virtiofsd do.
+/// Needs root, because virtiofsd needs root for its namespaces.
 #[test]
 fn daemon_of_two_processes_ends_completely() {
     let share = share();
@@ -57,7 +57,7 @@ fn daemon_of_two_processes_ends_completely() {
     assert_eq!(
         processes_with_argument(&socket).len(),
         2,
-        "virtiofsd has another number of processes: {}",
+        "virtiofsd does not have two processes: {}",
         daemon.stderr()
     );
     drop(daemon);

@@ -1,5 +1,5 @@
-//! Checks that documents name only files and items that exist, and that each dependency has a
-//! reason.
+//! Checks documents (Markdown files). A file, function or other item that a document names must
+//! exist. Each dependency and each test suite needs a row in its document.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use crate::workspace;
 /// Document with a row for each test suite.
 const SUITES: &str = "docs/internals/testing.md";
 
-/// Document with the reason for each dependency.
+/// Document with a row for each dependency, which says why the project uses it.
 const REASONS: &str = "docs/internals/dependencies.md";
 
-/// Checks the names in documents, and the reasons for dependencies.
+/// Checks the links and names in all documents, and the rows of [`REASONS`].
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let existing = existing(sources);
     let defined: BTreeSet<&str> =
@@ -69,39 +69,41 @@ fn existing(sources: &[Source]) -> BTreeSet<&str> {
     all
 }
 
-/// Returns the targets of `[text](target)` within this project, without their anchors.
+/// Returns the target of each link `[text](target)` in a line, without its anchor. Leaves out links
+/// to web pages and mail addresses, and links that are only an anchor.
 pub(super) fn links(line: &str) -> impl Iterator<Item = &str> {
     let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let local = targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"));
     local.filter_map(|target| target.split('#').next()).filter(|target| !target.is_empty())
 }
 
-/// Returns the texts in backticks.
+/// Returns each text in backticks in a line.
 pub(super) fn backticked(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// Returns whether `text` is a path from the root of the workspace: it has only path characters and
-/// starts with a folder of the project.
+/// Returns whether `text` must be the path of an existing file or folder, counted from the root of
+/// the workspace. Such a text has only characters of file names and begins with a folder of the
+/// project that is in git, then `/`. A path in `target` or `.guest` is not one.
 fn is_project_path(text: &str, existing: &BTreeSet<&str>) -> bool {
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
-    // `target` and `.guest` are not in git. A single word need not be a file.
     plain && text.split_once('/').is_some_and(|(top, rest)| !rest.is_empty() && existing.contains(top))
 }
 
-/// Returns the names of all functions in `text`.
+/// Returns the names of all functions that the code `text` defines.
 fn functions(text: &str) -> impl Iterator<Item = &str> {
     let names = text.lines().filter_map(|line| line.split_once("fn ")).map(|(_, rest)| rest);
     names.map(|rest| rest.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).next().unwrap_or_default())
 }
 
-/// Returns whether `text` can only be the name of a test: five words or more in snake case.
+/// Returns whether `text` looks like the name of a test: five words or more in snake case.
 fn is_test_name(text: &str) -> bool {
     let plain = text.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit());
     plain && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.matches('_').count() >= 4
 }
 
-/// Resolves `target` from the folder of `file`.
+/// Returns the path from the root of the workspace to `target`, the target of a link in `file`. A
+/// target without a leading `/` begins at the folder of `file`.
 pub(super) fn resolve(file: &str, target: &str) -> String {
     let mut parts: Vec<&str> = file.split('/').collect();
     parts.pop();
@@ -118,7 +120,7 @@ pub(super) fn resolve(file: &str, target: &str) -> String {
     parts.join("/")
 }
 
-/// Checks that each dependency of the workspace has a line that gives the reason for it.
+/// Checks that each dependency of the workspace has a row in [`REASONS`].
 fn reasons(sources: &[Source], faults: &mut Vec<Fault>) {
     let Some(manifest) = sources.iter().find(|source| source.file == "Cargo.toml") else {
         return;
@@ -143,7 +145,7 @@ fn reasons(sources: &[Source], faults: &mut Vec<Fault>) {
     }
 }
 
-/// Checks that each suite, and each module with tests of a suite, has a row that says what it
+/// Checks that each test suite has a row in [`SUITES`], and so does each of its modules that has
 /// tests.
 pub(super) fn check_suite_rows(sources: &[Source], suites: &[Suite]) -> Vec<Fault> {
     let Some(document) = sources.iter().find(|source| source.file == SUITES) else {

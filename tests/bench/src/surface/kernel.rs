@@ -1,9 +1,12 @@
-//! Counts the kernel functions that each daemon reaches, in a QEMU guest that acts as the host,
-//! because not every host permits the function tracer.
+//! Counts the kernel functions that each daemon reaches.
 //!
-//! The guest gets its own root file system: the programs, and the C library of the Debian release
-//! that virtiofsd comes from. The share is ext4, as on most hosts, in a file behind a loop device.
-//! Threads of the loop device count for no daemon. Each daemon gets a new file system.
+//! The count needs the function tracer of the kernel, which not every host permits. So the daemons
+//! run in a QEMU guest, and this guest plays the host.
+//!
+//! The root file system of the guest has the programs, and the C library of the Debian release that
+//! virtiofsd comes from. The share is an ext4 file system, as on most hosts, on a loop device. It is
+//! created again for each daemon. Kernel functions that the threads of the loop device call are not
+//! counted.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,36 +18,39 @@ use pinhole_tests::guest::{Guest, Parts};
 use super::subject::{ALL, Subject, SurfacePrograms};
 use crate::step::{Failure, Outcome};
 
-/// Memory of the guest. The buffer of the tracer may take half of it.
+/// Memory of the guest, in MiB. The buffer of the tracer may take half of it.
 const MEMORY_MIB: u32 = 3072;
 
-/// Time limit of the whole run, for a host with other load.
+/// Time limit of the whole run. It is long enough for a host that is busy with other work.
 const LIMIT: Duration = Duration::from_mins(15);
 
-/// Libraries of pinhole, the load and virtiofsd, from the part `base`.
+/// Libraries that pinhole, the load generator and virtiofsd need. They come from the guest part
+/// `base` (see [`Parts`]).
 const BASE_LIBRARIES: [&str; 6] =
     ["ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libgcc_s.so.1", "libcap-ng.so.0", "libseccomp.so.2"];
 
-/// Libraries of mke2fs, from the part `userland`.
+/// Libraries that mke2fs needs. They come from the guest part `userland`.
 const USERLAND_LIBRARIES: [&str; 5] =
     ["libext2fs.so.2", "libcom_err.so.2", "libblkid.so.1", "libuuid.so.1", "libe2p.so.2"];
 
 /// Folder of libraries in Debian.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-/// Names of the functions that one daemon reached. A name that two functions share is listed twice.
+/// Names of the kernel functions that one daemon reached. If two functions have the same name, the
+/// list has it twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reached {
-    /// Functions from the first instruction of the daemon to its ready line.
+    /// Functions called between the first instruction of the daemon and its ready line.
     pub(super) start: Vec<String>,
-    /// Functions while the VMM sets up the device, and for INIT.
+    /// Functions called while the VMM sets up the device, and during INIT.
     pub(super) connect: Vec<String>,
-    /// Functions under the load.
+    /// Functions called under the load.
     pub(super) steady: Vec<String>,
 }
 
 impl Reached {
-    /// Returns the names of functions under the load that `other` does not reach under the load.
+    /// Returns the names of the functions that this daemon reaches under the load and `other` does
+    /// not.
     pub(super) fn beyond(&self, other: &Self) -> Vec<&str> {
         let others: BTreeSet<&String> = other.steady.iter().collect();
         self.steady.iter().filter(|name| !others.contains(name)).map(String::as_str).collect()
@@ -72,12 +78,13 @@ pub(super) fn measure(programs: &SurfacePrograms) -> Outcome<Vec<(Subject, Reach
     parse_output(&finished.text())
 }
 
-/// Returns whether a line names a function or counts a request.
+/// Returns whether a line of the output names a function or counts a request, and so is not an
+/// error message.
 fn is_function(line: &str) -> bool {
     ["start ", "connect ", "steady ", "request "].iter().any(|word| line.starts_with(word))
 }
 
-/// Adds the files that the guest needs beside its busybox.
+/// Adds the files that the guest needs in addition to its busybox.
 fn add_files(mut guest: Guest, programs: &SurfacePrograms) -> Outcome<Guest> {
     let missing = |error: pinhole_tests::guest::GuestError| Failure::new(error.to_string());
     let parts = Parts::locate();
@@ -106,16 +113,16 @@ fn add_files(mut guest: Guest, programs: &SurfacePrograms) -> Outcome<Guest> {
     Ok(guest.file("host/subjects", 0o644, words.concat()).file("host/inside", 0o644, INSIDE))
 }
 
-/// Returns the line of a daemon in the file `subjects` of the script: `one NAME FLAG PROGRAM
-/// ARGUMENTS`.
+/// Returns the line of the file `subjects` for one daemon: `one NAME FLAG PROGRAM ARGUMENTS`. FLAG
+/// is `--malformed`, for a load with malformed requests, or empty.
 fn script_line(subject: Subject) -> String {
     let malformed = if subject.outlives_malformed() { "--malformed" } else { "" };
     let arguments = subject.arguments.join(" ");
     format!("one {} '{malformed}' {} {arguments}\n", subject.name, subject.program_in_guest())
 }
 
-/// Script that creates a root file system outside the initramfs, because pivot_root cannot leave an
-/// initramfs. Runs [`INSIDE`] there.
+/// First script of the guest. Creates a root file system on a tmpfs, moves into it and runs
+/// [`INSIDE`] there. In the initramfs the daemons could not call pivot_root.
 const SCRIPT: &str = r"
 set -e
 insmod /extra/host/loop.ko.xz
@@ -135,7 +142,10 @@ mount -t tmpfs tmp tmp
 exec unshare -m sh -c 'mount -o move . / && exec chroot . /bin/sh /inside'
 ";
 
-/// Script that runs each daemon on its own new file system. All file systems have the same options.
+/// Second script of the guest. Traces each daemon under the load, on a new ext4 file system.
+///
+/// The script defines a shell function `one` and then reads the file `subjects`, which calls `one`
+/// for each daemon ([`script_line`]).
 const INSIDE: &str = r#"
 set -e
 export PATH=/usr/bin:/usr/sbin:/bin
@@ -156,7 +166,9 @@ one() {
 . /subjects
 "#;
 
-/// Parses the output of the guest: `== NAME`, then lines with a phase and a function.
+/// Parses the output of the guest. For each daemon, it has a line `== NAME` and then a line `PHASE
+/// FUNCTION` for each kernel function. PHASE is the name of a field of [`Reached`]. Other lines are
+/// ignored.
 fn parse_output(output: &str) -> Outcome<Vec<(Subject, Reached)>> {
     let mut all: Vec<(Subject, Reached)> = Vec::new();
     for line in output.lines() {
