@@ -193,7 +193,7 @@ impl BenchReport {
     pub(crate) fn page(&self) -> String {
         let head = format!(
             "# Benchmark, {}\n\nHow fast is pinhole beside virtiofsd and beside bare host calls (*native*)?\n`cargo xtask \
-             bench --chart docs/measured/bench` writes this page.\n\n- machine: {}\n- programs: {}\n- {}\n\nThe contestants took \
+             bench --chart docs/measured/bench` writes this page.\n\n- host: {}\n- programs: {}\n- {}\n\nThe contestants took \
              turns in one run. A ratio is the figure of pinhole divided by that of the\nother contestant in the same turn. \
              The tables show the median of the ratios; *spread* is the smallest\nand the largest. Each row uses the \
              setting of virtiofsd that is best for this row.\n[Benchmarks](../../internals/benchmarks.md) describes the rows.\n",

@@ -78,7 +78,7 @@ fn text(rows: &[QuestionRow], conditions: &Conditions) -> Result<String, std::fm
     let mut text = format!(
         "# Several guests on one directory, {}\n\nDoes a guest see what other guests and the host do with \
          shared files? This page compares\nPinhole and virtiofsd. `cargo xtask coherence --write` writes it.\n\n\
-         - machine: {}\n- programs: {}\n\n{HOW}\n## Answers\n\n{}\n\n## Results by question\n",
+         - host: {}\n- programs: {}\n\n{HOW}\n## Answers\n\n{}\n\n## Results by question\n",
         conditions.date,
         conditions.host,
         conditions.versions,

@@ -66,7 +66,7 @@ fn bars(report: &SurfaceReport) -> Vec<Bar> {
 fn page(report: &SurfaceReport) -> String {
     let mut parts = vec![format!(
         "# Host surface, {}\n\nHow much of the host can each daemon reach, and how much does it reach? This page \
-         compares\nPinhole in each profile and virtiofsd. `cargo xtask surface --write` writes it.\n\n- machine: {}\n- programs: {}\n",
+         compares\nPinhole in each profile and virtiofsd. `cargo xtask surface --write` writes it.\n\n- host: {}\n- programs: {}\n",
         report.conditions.date, report.conditions.host, report.conditions.versions
     )];
     parts.push(HOW.to_owned());
