@@ -90,10 +90,10 @@ impl DaxError {
     /// - ENOMEM: Linux retries the page fault. Kernels before 5.16 run the OOM killer first.
     /// - ENOSYS: Linux never sends a SETUPMAPPING again.
     ///
-    /// [`Self::BudgetSpent`] becomes ENOSPC because that errno names the cause. No errno makes Linux
-    /// give up old mappings: Linux does so only when it has no free slot left. In a window of at
-    /// most [`crate::Capabilities::window_len_max`] bytes, Linux runs out of free slots before the
-    /// budget is spent.
+    /// [`Self::BudgetSpent`] becomes ENOSPC because that errno names the cause. No errno makes
+    /// Linux give up old mappings: Linux does so only when it has no free slot left. In a window of
+    /// at most [`crate::Capabilities::window_len_max`] bytes, Linux runs out of free slots before
+    /// the budget is spent.
     pub const fn errno(self) -> i32 {
         match self {
             Self::Misaligned { .. }

@@ -1,8 +1,8 @@
 //! Interrupts a process from outside: by a stop signal, by the cgroup freezer or by a tracer.
 //!
 //! Each of these makes every blocking system call of the process return early inside the kernel.
-//! Depending on the call, the kernel then restarts it, continues it by `restart_syscall`, or lets it
-//! return EINTR. The process notices nothing else.
+//! Depending on the call, the kernel then restarts it, continues it by `restart_syscall`, or lets
+//! it return EINTR. The process notices nothing else.
 
 use std::fs;
 use std::io;
@@ -42,8 +42,8 @@ impl Interrupter {
     /// the process to a cgroup of its own.
     ///
     /// # Errors
-    /// Fails if the host has no cgroup v2 with a freezer, or does not permit to create a cgroup. The
-    /// error names a command or a kernel version that helps.
+    /// Fails if the host has no cgroup v2 with a freezer, or does not permit to create a cgroup.
+    /// The error names a command or a kernel version that helps.
     pub fn new(way: Interruption, process: u32) -> io::Result<Self> {
         let freezer = match way {
             Interruption::Freeze => Some(Freezer::around(process)?),

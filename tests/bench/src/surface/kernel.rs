@@ -4,9 +4,9 @@
 //! run in a QEMU guest, and this guest plays the host.
 //!
 //! The root file system of the guest has the programs, and the C library of the Debian release that
-//! virtiofsd comes from. The share is an ext4 file system, as on most hosts, on a loop device. It is
-//! created again for each daemon. Kernel functions that the threads of the loop device call are not
-//! counted.
+//! virtiofsd comes from. The share is an ext4 file system, as on most hosts, on a loop device. It
+//! is created again for each daemon. Kernel functions that the threads of the loop device call are
+//! not counted.
 
 use std::collections::BTreeSet;
 use std::fs;
