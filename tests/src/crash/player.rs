@@ -4,7 +4,7 @@
 
 use super::lane::Lane;
 use super::tree::Act;
-use crate::frontend::client::{Asked, Client, Opened};
+use crate::frontend::client::{Client, Opened, PendingRequest};
 use crate::frontend::frame::opcode::{GETATTR, INIT, RELEASE, SETLKW};
 use crate::frontend::frame::{Frame, u32_at, u64_at};
 use crate::frontend::locks::{Lock, WRITE};
@@ -49,7 +49,7 @@ pub struct Player {
     directory: u64,
     lanes: Vec<Lane>,
     opened: HashMap<String, Opened>,
-    under_way: HashMap<Asked, usize>,
+    under_way: HashMap<PendingRequest, usize>,
     asked: usize,
 }
 

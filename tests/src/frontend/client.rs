@@ -54,7 +54,7 @@ impl SharedFolder {
 /// Request in progress, by its `unique`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "a test waits for the reply to each request"]
-pub struct Asked(u64);
+pub struct PendingRequest(u64);
 
 /// Guest at the wire that sends further requests without waiting for replies.
 #[derive(Debug)]
@@ -93,14 +93,14 @@ impl Client {
     ///
     /// # Errors
     /// [`FrontendError::TooBig`] if the requests in progress leave too little space.
-    pub fn submit(&mut self, frame: Frame, room: usize) -> Result<Asked, FrontendError> {
+    pub fn submit(&mut self, frame: Frame, room: usize) -> Result<PendingRequest, FrontendError> {
         let unique = self.next;
         self.next += 2;
         let (queue, memory) = self.guest.queue(self.queue)?;
         let sent = queue.submit(memory, &frame.unique(unique).message(), OUT_HEADER_LEN + room, NARROW)?;
         queue.kick()?;
         self.sent.insert(u32::from(sent.head), (sent, unique));
-        Ok(Asked(unique))
+        Ok(PendingRequest(unique))
     }
 
     /// Takes the reply to one used request. If there is no such request, waits for it if `wait` is
@@ -122,7 +122,7 @@ impl Client {
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`] if no more replies arrive.
-    pub fn answer(&mut self, asked: Asked) -> Result<Reply, FrontendError> {
+    pub fn answer(&mut self, asked: PendingRequest) -> Result<Reply, FrontendError> {
         loop {
             if let Some(reply) = self.answered.remove(&asked.0) {
                 return Ok(reply);
@@ -135,7 +135,7 @@ impl Client {
     ///
     /// # Errors
     /// [`FrontendError::Reply`] if an invalid reply has arrived.
-    pub fn is_answered(&mut self, asked: Asked) -> Result<bool, FrontendError> {
+    pub fn is_answered(&mut self, asked: PendingRequest) -> Result<bool, FrontendError> {
         while self.collect(false)? {}
         Ok(self.answered.contains_key(&asked.0))
     }
@@ -144,12 +144,12 @@ impl Client {
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
-    pub fn any(&mut self) -> Result<(Asked, Reply), FrontendError> {
+    pub fn any(&mut self) -> Result<(PendingRequest, Reply), FrontendError> {
         loop {
             if let Some(unique) = self.answered.keys().next().copied()
                 && let Some(reply) = self.answered.remove(&unique)
             {
-                return Ok((Asked(unique), reply));
+                return Ok((PendingRequest(unique), reply));
             }
             self.collect(true)?;
         }
@@ -189,7 +189,7 @@ impl Client {
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
-    pub fn outcome(&mut self, asked: Asked) -> Result<i32, FrontendError> {
+    pub fn outcome(&mut self, asked: PendingRequest) -> Result<i32, FrontendError> {
         Ok(self.answer(asked)?.error()?.map_or(0, Errno::raw))
     }
 

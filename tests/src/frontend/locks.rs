@@ -1,7 +1,7 @@
 //! Lock requests encoded by hand, and the locks in the host's kernel.
 
 use super::FrontendError;
-use super::client::{Asked, Client, Opened};
+use super::client::{Client, Opened, PendingRequest};
 use super::frame::opcode::{FLUSH, GETLK, RELEASE, SETLK, SETLKW};
 use super::frame::{Frame, u32_at, u64_at};
 use std::fs::{self, File};
@@ -105,7 +105,7 @@ impl Client {
     ///
     /// # Errors
     /// [`FrontendError::TooBig`].
-    pub fn submit_setlkw(&mut self, file: Opened, lock: Lock) -> Result<Asked, FrontendError> {
+    pub fn submit_setlkw(&mut self, file: Opened, lock: Lock) -> Result<PendingRequest, FrontendError> {
         self.submit(lock.frame(SETLKW, file), 0)
     }
 

@@ -5,7 +5,7 @@
 //! counts how often the daemon retries.
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Asked, Client, Opened, SharedFolder};
+use pinhole_tests::frontend::client::{Client, Opened, PendingRequest, SharedFolder};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{DESTROY, INIT, LOOKUP, SETLKW};
 use pinhole_tests::frontend::locks::{HostLock, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks};
@@ -68,7 +68,7 @@ impl WaitScene {
     }
 
     /// Sends a lock request and checks that it waits while other requests are served.
-    fn waits(&mut self, index: usize, lock: Lock) -> Asked {
+    fn waits(&mut self, index: usize, lock: Lock) -> PendingRequest {
         let asked = self.guests[index].submit_setlkw(self.files[index], lock).unwrap();
         self.guests[index].is_alive().unwrap();
         assert!(
@@ -79,7 +79,7 @@ impl WaitScene {
     }
 
     /// Waits for the reply to a request of the guest at `index` and returns its errno.
-    fn outcome(&mut self, index: usize, asked: Asked) -> i32 {
+    fn outcome(&mut self, index: usize, asked: PendingRequest) -> i32 {
         self.guests[index].outcome(asked).unwrap()
     }
 
@@ -109,7 +109,7 @@ fn dozens_of_waiters_block_no_request_and_are_served() {
     let mut scene = WaitScene::new(1);
     let before = Footprint::of(scene.daemons[0].serving_id()).unwrap();
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
-    let waiting: Vec<(Asked, u64)> =
+    let waiting: Vec<(PendingRequest, u64)> =
         (1..=48).map(|owner| (scene.waits(0, write(owner, 5, 14)), owner)).collect();
     let during = Footprint::of(scene.daemons[0].serving_id()).unwrap();
     assert!(during.threads <= before.threads + 1, "{before:?} became {during:?}: a thread for each");
@@ -134,7 +134,8 @@ fn dozens_of_waiters_block_no_request_and_are_served() {
 fn waiting_readers_all_continue_after_the_writer() {
     let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
-    let waiting: Vec<Asked> = (1..=30).map(|owner| scene.waits(0, Lock::posix(READ, owner, 0, 9))).collect();
+    let waiting: Vec<PendingRequest> =
+        (1..=30).map(|owner| scene.waits(0, Lock::posix(READ, owner, 0, 9))).collect();
     assert_eq!(scene.set(0, unlock(0)), 0);
     for asked in waiting {
         assert_eq!(scene.outcome(0, asked), 0);
@@ -256,7 +257,7 @@ fn wait_that_closes_a_cycle_is_edeadlk() {
         for owner in 1..=owners {
             assert_eq!(scene.set(0, write(owner, owner * 10, owner * 10)), 0);
         }
-        let waiting: Vec<Asked> = (1..owners)
+        let waiting: Vec<PendingRequest> = (1..owners)
             .map(|owner| scene.waits(0, write(owner, (owner + 1) * 10, (owner + 1) * 10)))
             .collect();
         let (guest, file) = (&mut scene.guests[0], scene.files[0]);
@@ -360,7 +361,7 @@ fn killed_flock_waiter_leaves_no_lock() {
 fn stopped_queue_has_answered_lock_waiters() {
     let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
-    let mut waiting: Vec<Asked> = (1..=20).map(|owner| scene.waits(0, write(owner, 0, 9))).collect();
+    let mut waiting: Vec<PendingRequest> = (1..=20).map(|owner| scene.waits(0, write(owner, 0, 9))).collect();
     let second = scene.guests[0].open("file", O_RDWR).unwrap();
     assert_eq!(scene.set(0, Lock::flock(WRITE, 0)), 0);
     waiting.push(scene.guests[0].submit_setlkw(second, Lock::flock(READ, 1)).unwrap());

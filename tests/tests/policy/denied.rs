@@ -26,7 +26,7 @@ const ROOM: usize = 256;
 const NOTHING: [&str; 2] = ["epoll_wait", "write"];
 
 /// Request and the access that it needs.
-struct Asked {
+struct PendingRequest {
     what: String,
     node: NodeId,
     operation: Operation<'static>,
@@ -197,11 +197,11 @@ fn of_attributes(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     each.map(|(operation, needs)| (held.file, operation, needs)).collect()
 }
 
-fn all(held: &Held) -> Vec<Asked> {
+fn all(held: &Held) -> Vec<PendingRequest> {
     let all = [of_names(held), of_files(held), of_attributes(held), of_later(held)].concat();
     let asked = |(node, operation, needs): (NodeId, Operation<'static>, Access)| {
         let payload: &[u8] = if matches!(operation, Operation::Write(_)) { b"x" } else { b"" };
-        Asked { what: format!("{operation:?}"), node, operation, payload, needs }
+        PendingRequest { what: format!("{operation:?}"), node, operation, payload, needs }
     };
     all.into_iter().map(asked).collect()
 }
@@ -215,7 +215,7 @@ fn denied(arguments: &[&str], policy: &Policy) -> usize {
     traced.wait_until_it_sleeps();
     let before = traced.settled(0).len();
     let mut refused = 0;
-    for Asked { what, node, operation, payload, needs } in &asked {
+    for PendingRequest { what, node, operation, payload, needs } in &asked {
         let missing = *needs - policy.granted();
         if missing.is_empty() {
             continue;

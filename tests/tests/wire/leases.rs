@@ -1,8 +1,8 @@
-//! Does a host user's lease (`F_SETLEASE`) delay only the requests that need its end, and only as
-//! long as it lasts?
+//! Does a lease (`F_SETLEASE`) of a host process delay only the requests that conflict with it, and
+//! only until it ends?
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Asked, Client, SharedFolder};
+use pinhole_tests::frontend::client::{Client, PendingRequest, SharedFolder};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{CREATE, FSYNC, OPEN_FILE, SETATTR, SETLKW};
 use pinhole_tests::frontend::locks::{Lock, READ, WRITE};
@@ -13,13 +13,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// Set-up with space for a thousand requests in each queue.
 const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
-/// Long enough for every request that does not wait.
+/// Time in which the daemon answers every request that waits for nothing.
 const A_WHILE: Duration = Duration::from_millis(300);
-/// A queue that waits for a lease waits for up to 45 seconds. Another queue stops at once.
+/// Time limit for stopping a queue. If the stop waited for the lease, it would take 45 seconds,
+/// because the host breaks the lease after that time.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Share with a daemon and its guest.
+/// Share, its daemon and a guest.
 struct LeaseScene {
     guest: Client,
     daemon: Serving,
@@ -37,13 +39,15 @@ impl LeaseScene {
         Self { guest, daemon, share }
     }
 
-    fn lease(&self, kind: LeaseKind, files: &[&str]) -> Leases {
+    /// Takes a lease on each of the files, as a host process.
+    fn take_lease(&self, kind: LeaseKind, files: &[&str]) -> Leases {
         let files: Vec<PathBuf> = files.iter().map(|file| self.share.host(file)).collect();
         Leases::take(kind, files.iter().map(PathBuf::as_path)).unwrap()
     }
 
-    /// Sends a request and checks that it waits while its queue serves others.
-    fn waits(&mut self, frame: Frame, room: usize) -> Asked {
+    /// Sends a request. Checks that the daemon does not answer it but answers later requests of the
+    /// same queue.
+    fn waits(&mut self, frame: Frame, room: usize) -> PendingRequest {
         let asked = self.guest.submit(frame, room).unwrap();
         for _ in 0..20 {
             self.guest.is_alive().unwrap();
@@ -63,7 +67,7 @@ fn create(name: &str, flags: u32) -> Frame {
     Frame::new(CREATE, ROOT).u32(flags | O_CREAT).u32(0o644).u32(0).u32(0).name(name)
 }
 
-/// Returns a SETATTR of only the size.
+/// Returns a SETATTR that changes only the size.
 fn truncate(node: u64, size: u64) -> Frame {
     let frame = Frame::new(SETATTR, node).u32(FATTR_SIZE).u32(0).u64(0).u64(size);
     // The rest of `fuse_setattr_in`: lock owner, three times, three parts of nanoseconds, mode,
@@ -75,7 +79,7 @@ fn truncate(node: u64, size: u64) -> Frame {
 fn open_of_a_leased_file_waits_without_blocking_others() {
     let mut scene = LeaseScene::new(&["file"]);
     let node = scene.guest.look_up("file").unwrap();
-    let lease = scene.lease(LeaseKind::Write, &["file"]);
+    let lease = scene.take_lease(LeaseKind::Write, &["file"]);
     let asked = scene.waits(open(node, O_RDONLY), 16);
     lease.give_up().unwrap();
     assert_eq!(scene.guest.outcome(asked).unwrap(), 0);
@@ -85,7 +89,7 @@ fn open_of_a_leased_file_waits_without_blocking_others() {
 fn truncating_open_waits_for_a_lease_and_truncates_then() {
     let mut scene = LeaseScene::new(&["file"]);
     let node = scene.guest.look_up("file").unwrap();
-    let lease = scene.lease(LeaseKind::Read, &["file"]);
+    let lease = scene.take_lease(LeaseKind::Read, &["file"]);
     let asked = scene.waits(open(node, O_RDWR | O_TRUNC), 16);
     assert_eq!(fs::read(scene.share.host("file")).unwrap(), b"content");
     lease.give_up().unwrap();
@@ -96,7 +100,7 @@ fn truncating_open_waits_for_a_lease_and_truncates_then() {
 #[test]
 fn create_of_an_existing_leased_file_waits() {
     let mut scene = LeaseScene::new(&["file"]);
-    let lease = scene.lease(LeaseKind::Read, &["file"]);
+    let lease = scene.take_lease(LeaseKind::Read, &["file"]);
     let asked = scene.waits(create("file", O_RDWR | O_TRUNC), ENTRY_LEN + 16);
     lease.give_up().unwrap();
     let body = scene.guest.answer(asked).unwrap().success().unwrap().to_vec();
@@ -108,7 +112,7 @@ fn create_of_an_existing_leased_file_waits() {
 fn truncation_of_a_leased_file_waits() {
     let mut scene = LeaseScene::new(&["file"]);
     let node = scene.guest.look_up("file").unwrap();
-    let lease = scene.lease(LeaseKind::Read, &["file"]);
+    let lease = scene.take_lease(LeaseKind::Read, &["file"]);
     let asked = scene.waits(truncate(node, 3), 104);
     lease.give_up().unwrap();
     assert_eq!(scene.guest.outcome(asked).unwrap(), 0);
@@ -117,13 +121,14 @@ fn truncation_of_a_leased_file_waits() {
 
 #[test]
 fn lock_that_needs_another_description_waits_for_a_lease() {
-    // A file that programs share by mapping it is locked as a whole, through a writable
-    // description.
+    // The name ends with `-shm`, as that of an SQLite index. For such a file, the daemon locks the
+    // whole file on the host, and needs a writable open file description for that. The open of this
+    // description conflicts with the lease.
     let mut scene = LeaseScene::new(&["db-shm"]);
     let opened = scene.guest.open("db-shm", O_RDONLY).unwrap();
-    let lease = scene.lease(LeaseKind::Read, &["db-shm"]);
+    let lease = scene.take_lease(LeaseKind::Read, &["db-shm"]);
     let lock = Lock::posix(READ, 7, 0, 9);
-    assert_eq!(scene.guest.set(opened, lock).unwrap(), EAGAIN, "a lock that is not to be waited for");
+    assert_eq!(scene.guest.set(opened, lock).unwrap(), EAGAIN, "a non-blocking lock must fail");
     let asked = scene.waits(lock.frame(SETLKW, opened), 0);
     lease.give_up().unwrap();
     assert_eq!(scene.guest.outcome(asked).unwrap(), 0);
@@ -132,17 +137,18 @@ fn lock_that_needs_another_description_waits_for_a_lease() {
 }
 
 #[test]
-fn many_leases_take_neither_the_queue_nor_the_pool() {
-    // More than may wait: the others get EAGAIN, as from a non-blocking open(2).
-    const FILES: usize = 80;
+fn many_waits_for_leases_block_neither_queue_nor_pool() {
+    // `LEASED_REQUESTS_MAX` of the daemon. Further requests get EAGAIN, as from a non-blocking
+    // open(2).
     const WAIT: usize = 64;
+    const FILES: usize = 80;
     let names: Vec<String> = (0..FILES).map(|number| format!("file-{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut scene = LeaseScene::new(&names);
     let nodes: Vec<u64> = names.iter().map(|name| scene.guest.look_up(name).unwrap()).collect();
     let free = scene.guest.open(names[FILES - 1], O_RDWR).unwrap();
-    let lease = scene.lease(LeaseKind::Write, &names[..FILES - 1]);
-    let asked: Vec<Asked> =
+    let lease = scene.take_lease(LeaseKind::Write, &names[..FILES - 1]);
+    let asked: Vec<PendingRequest> =
         nodes[..FILES - 1].iter().map(|node| scene.guest.submit(open(*node, O_RDWR), 16).unwrap()).collect();
     scene.guest.is_alive().unwrap();
     let fsync = Frame::new(FSYNC, free.0).u64(free.1).u32(0).u32(0);
@@ -164,12 +170,13 @@ fn many_leases_take_neither_the_queue_nor_the_pool() {
 fn stopping_a_queue_does_not_wait_for_a_lease() {
     let mut scene = LeaseScene::new(&["file"]);
     let node = scene.guest.look_up("file").unwrap();
-    let _lease = scene.lease(LeaseKind::Write, &["file"]);
+    let _lease = scene.take_lease(LeaseKind::Write, &["file"]);
     let asked = scene.waits(open(node, O_RDONLY), 16);
     let began = Instant::now();
     scene.guest.guest.stop_queue(1).unwrap();
     assert!(began.elapsed() < STOPPED_WITHIN, "{:?}", began.elapsed());
-    // After this error Linux looks up the path and opens it again, when the queue is served again.
+    // After ESTALE, Linux looks the path up again and sends another OPEN. The daemon answers it
+    // once the queue runs again.
     assert_eq!(scene.guest.outcome(asked).unwrap(), ESTALE);
     assert!(scene.daemon.wait_at_most(Duration::ZERO).unwrap().is_none(), "{}", scene.daemon.stderr());
 }

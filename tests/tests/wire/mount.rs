@@ -18,7 +18,8 @@ use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// Mounted directory. Dropping it unmounts it.
+/// Folder with the directories `host`, which is shared, and `mnt`, where `pinhole mount` mounts it.
+/// `drop` unmounts it.
 struct Mounted {
     program: Program,
     folder: TempDir,
@@ -33,6 +34,7 @@ impl Mounted {
         Self::over(folder, options)
     }
 
+    /// Runs `pinhole mount` in a folder that has the two directories.
     fn over(folder: TempDir, options: &[&str]) -> Self {
         let mut command = pinhole(["mount"]).unwrap();
         command.args(options).arg(folder.path().join("host")).arg(folder.path().join("mnt"));
@@ -49,21 +51,22 @@ impl Mounted {
         self.folder.path().join("mnt")
     }
 
-    fn is_in_table(&self) -> bool {
-        in_table(&self.mnt())
+    fn is_mounted(&self) -> bool {
+        is_mount_point(&self.mnt())
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Only needed if the test has ended early: then the program is killed.
+        // A test that ends the program has no mount left here. A failed test may leave one.
         if rustix::mount::unmount(self.mnt(), UnmountFlags::DETACH).is_ok() {
             println!("{} was still mounted", self.mnt().display());
         }
     }
 }
 
-fn in_table(mountpoint: &Path) -> bool {
+/// Returns whether the host's mount table has this mount point.
+fn is_mount_point(mountpoint: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
     table.lines().any(|line| line.split(' ').nth(1) == mountpoint.to_str())
 }
@@ -99,7 +102,7 @@ fn mount_and_host_see_the_same_files() {
 }
 
 #[test]
-fn megabytes_at_odd_offsets_come_back_as_they_went() {
+fn megabytes_at_odd_offsets_are_read_back_unchanged() {
     for cache in ["--cache=strict", "--cache=auto", "--cache=exclusive", "--cache=never"] {
         let mounted = Mounted::new(&[cache]);
         let bytes: Vec<u8> = (0..5_000_011_u32).flat_map(u32::to_le_bytes).take(5_000_011).collect();
@@ -123,23 +126,24 @@ fn megabytes_at_odd_offsets_come_back_as_they_went() {
 fn sigterm_unmounts_and_is_success() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut mounted = Mounted::new(&[]);
-        assert!(mounted.is_in_table());
+        assert!(mounted.is_mounted());
         assert_eq!(mounted.program.end_by(signal).unwrap(), Some(0), "{}", mounted.program.stderr());
-        assert!(!mounted.is_in_table());
+        assert!(!mounted.is_mounted());
     }
 }
 
 #[test]
-fn sigterm_ends_a_busy_mount_too() {
+fn sigterm_ends_a_mount_with_open_files() {
     let mut mounted = Mounted::new(&[]);
     let mut held = File::create(mounted.mnt().join("held")).unwrap();
     held.write_all(b"before").unwrap();
     assert_eq!(mounted.program.end_by(Signal::TERM).unwrap(), Some(0), "{}", mounted.program.stderr());
-    assert!(!mounted.is_in_table());
-    assert!(held.metadata().is_err(), "the file's server is gone");
+    assert!(!mounted.is_mounted());
+    assert!(held.metadata().is_err(), "a file works although its server has ended");
 }
 
-/// A user that can rename a folder above the mount point can put another mount at its path.
+/// A user that may rename the folder above the mount point can put another mount at the old path.
+/// The program must not unmount the other mount.
 #[test]
 fn mount_is_removed_at_the_end_even_if_moved() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,8 +166,8 @@ fn mount_is_removed_at_the_end_even_if_moved() {
         rustix::mount::unmount(path(name), UnmountFlags::DETACH).unwrap_or_default();
     }
     assert_eq!(ended, Some(0), "{}", program.stderr());
-    assert!(canary, "another mount was taken away");
-    assert!(!own, "the own mount is still there");
+    assert!(canary, "the program unmounted another mount");
+    assert!(!own, "the program did not unmount its own mount");
 }
 
 #[test]
@@ -175,7 +179,7 @@ fn external_umount_ends_the_mount_process() {
 }
 
 #[test]
-fn two_mounts_at_once_do_not_know_each_other() {
+fn two_mounts_at_once_are_independent() {
     let (first, second) = (Mounted::new(&[]), Mounted::new(&["--threads", "1"]));
     fs::write(first.mnt().join("file"), "first").unwrap();
     fs::write(second.mnt().join("file"), "second").unwrap();
@@ -192,12 +196,13 @@ fn lock_waiter_gets_the_lock_or_is_interrupted() {
     rustix::fs::flock(&holder, FlockOperation::LockExclusive).unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| rustix::fs::flock(&waiter, FlockOperation::LockExclusive));
-        // A process that is killed during the wait: the kernel sends INTERRUPT, and it ends without
-        // an unlock.
+        // The test kills this process during its wait. The kernel then sends INTERRUPT, and no
+        // unlock.
         let mut killed = Command::new("flock").arg(mounted.mnt().join("file")).arg("true").spawn().unwrap();
-        // 73 is flock(2) on x86-64, 32 on AArch64.
-        let asks = |call: String| call.starts_with("73 ") || call.starts_with("32 ");
-        while !asks(fs::read_to_string(format!("/proc/{}/syscall", killed.id())).unwrap()) {
+        // The file begins with the number of the system call in which the process waits. flock(2)
+        // is 73 on x86-64 and 32 on AArch64.
+        let waits_in_flock = |call: String| call.starts_with("73 ") || call.starts_with("32 ");
+        while !waits_in_flock(fs::read_to_string(format!("/proc/{}/syscall", killed.id())).unwrap()) {
             std::thread::yield_now();
         }
         killed.kill().unwrap();
@@ -237,7 +242,7 @@ fn a_share_cannot_be_mounted_inside_itself() {
     let ended = run(pinhole(["mount"]).unwrap().arg(folder.path()).arg(folder.path().join("mnt"))).unwrap();
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("lies inside the shared directory"), "{ended:?}");
-    assert!(!in_table(&folder.path().join("mnt")));
+    assert!(!is_mount_point(&folder.path().join("mnt")));
 }
 
 #[test]
@@ -268,7 +273,7 @@ fn missing_fusermount3_error_says_what_to_install() {
     for name in ["host", "mnt", "empty"] {
         fs::create_dir(folder.path().join(name)).unwrap();
     }
-    // A copy, because other users may not read the folder where cargo builds.
+    // The test runs a copy, because another user may not be able to read cargo's target folder.
     let program = folder.path().join("pinhole");
     fs::copy(pinhole_program().unwrap(), &program).unwrap();
     let mut command = Command::new(program);

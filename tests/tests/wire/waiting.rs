@@ -1,7 +1,8 @@
-//! Does a host that does not reply block only the requests that need it?
+//! If a file system of the host does not respond, does that block only the requests that need it?
 //!
-//! The share contains a mount that a second `pinhole` serves. That daemon is stopped, and every
-//! request that needs it waits until it continues. Needs root and /dev/fuse.
+//! The share contains a mount, which a second daemon (`pinhole mount`) serves. A test stops this
+//! second daemon by SIGSTOP. Then each request that needs the mount waits until SIGCONT. Needs root
+//! and /dev/fuse.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{FSYNC, GETATTR, LOOKUP, OPEN_FILE, READ, RELEASE, WRITE};
@@ -26,13 +27,15 @@ use tempfile::TempDir;
 const PAGE: usize = 4096;
 /// Long enough to notice a wait that ends too early.
 const A_WHILE: Duration = Duration::from_millis(300);
-/// Longer than a pool thread waits for work before it ends.
+/// Time limit for a change of the number of threads, or for all threads to stop. An idle pool
+/// thread ends within this time.
 const THREADS_LIMIT: Duration = Duration::from_secs(40);
-/// Set-up with enough descriptors for a thousand requests, each behind one of them.
+/// Set-up with space for a thousand requests in each queue, if each takes one descriptor.
 const WIDE: Setup = Setup { queues: 3, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+/// Layout of a request that takes one descriptor of the ring.
 const NARROW_SHAPE: Shape = Shape { indirect: true, descriptor_len_max: 1 << 20 };
 
-/// Returns the content of the slow file at `offset`. Every page is different.
+/// Returns `len` bytes of the content of a test file, from `offset` on. Every page is different.
 fn content(offset: usize, len: usize) -> Vec<u8> {
     (offset..offset + len).map(|at| u8::try_from((at / PAGE * 31 + at) % 251).unwrap()).collect()
 }
@@ -40,13 +43,18 @@ fn content(offset: usize, len: usize) -> Vec<u8> {
 /// Share with the file `fast` and the mount `slow`, whose file `cold` is not in the page cache.
 struct Scene {
     guest: Option<Frontend>,
+    /// Daemon under test.
     daemon: Serving,
+    /// Second daemon, which serves the mount `slow`.
     server: Program,
     folder: TempDir,
+    /// Node id and file handle of `cold`.
     cold: (u64, u64),
+    /// Node id and file handle of `fast`.
     fast: (u64, u64),
 }
 
+/// Length of the file `cold` in bytes.
 const COLD_LEN: usize = 16 << 20;
 
 fn message(frame: Frame, unique: u64) -> Vec<u8> {
@@ -95,17 +103,17 @@ impl Scene {
         }
         let daemon = daemon.start().unwrap();
         let mut scene = Self { guest: None, daemon, server, folder, cold: (0, 0), fast: (0, 0) };
-        scene.visit(setup);
+        scene.connect_guest(setup);
         scene
     }
 
     /// Connects a new guest and opens both files.
-    fn visit(&mut self, setup: Setup) {
+    fn connect_guest(&mut self, setup: Setup) {
         let mut guest = Frontend::connect_with(self.daemon.socket(), setup).unwrap();
         guest.init().unwrap();
         let slow = look_up(&mut guest, ROOT, "slow");
         (self.cold, self.fast) = (open(&mut guest, slow, "cold"), open(&mut guest, ROOT, "fast"));
-        // From here on the file is in memory.
+        // Bring the file into the page cache of the host.
         body(&mut guest, read(self.fast, 0, PAGE), PAGE);
         self.guest = Some(guest);
     }
@@ -119,13 +127,13 @@ impl Scene {
         kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
-    /// Stops the server of the mount: every later request to the mount waits. The signal alone only
-    /// asks its threads to stop.
-    fn stall(&self) {
+    /// Stops the server of the mount, so that every later request to the mount waits. Each thread
+    /// handles the signal later than `kill` returns, so this function waits for all threads.
+    fn stop_server(&self) {
         self.signal_server(Signal::STOP);
         let threads = format!("/proc/{}/task", self.server.id());
         let stopped = |thread: fs::DirEntry| {
-            // A thread that has ended gives no replies either.
+            // A thread without this file has ended.
             let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { return true };
             stat.rsplit_once(") ").unwrap().1.starts_with('T')
         };
@@ -136,7 +144,8 @@ impl Scene {
         }
     }
 
-    fn go_on(&self) {
+    /// Lets the server of the mount continue.
+    fn continue_server(&self) {
         self.signal_server(Signal::CONT);
     }
 
@@ -149,8 +158,9 @@ impl Scene {
         self.guest().queue(queue).unwrap().0.kick().unwrap();
     }
 
-    /// Offers READs of pages that are far apart. Each reply must be `content`.
-    fn submit_reads(&mut self, queue: usize, numbers: std::ops::Range<usize>) -> Hanging {
+    /// Sends READs of single pages of `cold` that do not touch each other. Returns the requests
+    /// with their expected data.
+    fn submit_reads(&mut self, queue: usize, numbers: std::ops::Range<usize>) -> WaitingReads {
         let cold = self.cold;
         let sent = numbers.map(|number| {
             let offset = number * 3 * PAGE % COLD_LEN;
@@ -158,29 +168,31 @@ impl Scene {
             let sent = self.submit(queue, &message, PAGE);
             (u32::from(sent.head), (sent, number as u64, content(offset, PAGE)))
         });
-        let hanging = Hanging(sent.collect());
+        let hanging = WaitingReads(sent.collect());
         self.kick(queue);
         hanging
     }
 
-    /// Waits for the next reply on a queue, which must be that of `sent`.
+    /// Waits for the next reply on a queue, which must be the reply to `sent`.
     fn wait_for(&mut self, queue: usize, sent: &Sent, unique: u64) -> Reply {
         let (queue, memory) = self.guest().queue(queue).unwrap();
         let used = queue.wait(memory).unwrap();
-        assert_eq!(used.head, u32::from(sent.head), "answered out of turn");
+        assert_eq!(used.head, u32::from(sent.head), "another request was answered first");
         let reply = queue.take_reply(memory, sent, used.len).unwrap();
         check(&reply, unique).unwrap();
         reply
     }
 
-    /// Sends a request that does not wait. Its reply must be the next one on that queue.
-    fn ask_at_once(&mut self, queue: usize, frame: Frame, room: usize) -> Vec<u8> {
+    /// Sends a request that does not need the mount, and returns the body of its reply. The reply
+    /// must be the next one on that queue.
+    fn request_now(&mut self, queue: usize, frame: Frame, room: usize) -> Vec<u8> {
         let sent = self.submit(queue, &message(frame, 1 << 40), room);
         self.kick(queue);
         self.wait_for(queue, &sent, 1 << 40).success().unwrap().to_vec()
     }
 
-    fn is_silent(&mut self, queue: usize) -> bool {
+    /// Returns whether no further reply is in the queue.
+    fn has_no_reply(&mut self, queue: usize) -> bool {
         let (queue, memory) = self.guest().queue(queue).unwrap();
         queue.take_used(memory).unwrap().is_none()
     }
@@ -205,21 +217,22 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // A stopped server would leave the mount and its waiting processes behind.
-        self.go_on();
+        // If the server stayed stopped, the mount and the processes that wait for it would remain.
+        self.continue_server();
         if let Err(error) =
             rustix::mount::unmount(self.folder.path().join("share/slow"), UnmountFlags::DETACH)
         {
-            println!("the slow mount stays behind: {error}");
+            println!("the slow mount is left mounted: {error}");
         }
     }
 }
 
-/// READs without a reply, by their first descriptor.
-struct Hanging(HashMap<u32, (Sent, u64, Vec<u8>)>);
+/// READs in progress, by their first descriptor: each request with its `unique` and the expected
+/// data.
+struct WaitingReads(HashMap<u32, (Sent, u64, Vec<u8>)>);
 
-impl Hanging {
-    /// Waits for all of them, in any order.
+impl WaitingReads {
+    /// Waits for the replies to all READs, in any order, and checks their data.
     fn finish(mut self, scene: &mut Scene, queue: usize) {
         let (queue, memory) = scene.guest().queue(queue).unwrap();
         while !self.0.is_empty() {
@@ -236,50 +249,50 @@ impl Hanging {
 #[test]
 fn hanging_reads_and_fsync_do_not_block_later_requests() {
     let mut scene = Scene::new(WIDE, &[]);
-    scene.stall();
+    scene.stop_server();
     let hanging = scene.submit_reads(1, 0..32);
     let (node, handle) = scene.cold;
     let fsync = message(Frame::new(FSYNC, node).u64(handle).u32(0).u32(0), 99);
     let fsync = scene.submit(1, &fsync, 0);
     scene.kick(1);
     for _ in 0..20 {
-        assert_eq!(scene.ask_at_once(1, getattr(), ATTR_LEN).len(), ATTR_LEN);
+        assert_eq!(scene.request_now(1, getattr(), ATTR_LEN).len(), ATTR_LEN);
         let fast = read(scene.fast, 0, PAGE);
-        assert!(scene.ask_at_once(1, fast, PAGE) == content(0, PAGE));
+        assert!(scene.request_now(1, fast, PAGE) == content(0, PAGE));
         let lookup = Frame::new(LOOKUP, ROOT).name("fast");
-        assert_eq!(scene.ask_at_once(1, lookup, ENTRY_LEN).len(), ENTRY_LEN);
+        assert_eq!(scene.request_now(1, lookup, ENTRY_LEN).len(), ENTRY_LEN);
     }
     scene.settle();
-    assert!(scene.is_silent(1), "something was answered that has to wait");
-    scene.go_on();
+    assert!(scene.has_no_reply(1), "a request that needs the mount was answered");
+    scene.continue_server();
     let mut all = hanging;
     all.0.insert(u32::from(fsync.head), (fsync, 99, Vec::new()));
     all.finish(&mut scene, 1);
-    scene.ask_at_once(1, getattr(), ATTR_LEN);
+    scene.request_now(1, getattr(), ATTR_LEN);
 }
 
 #[test]
 fn hanging_write_does_not_block_later_requests() {
     let mut scene = Scene::new(Setup::default(), &[]);
-    scene.stall();
+    scene.stop_server();
     let (node, handle) = scene.cold;
     let write =
         Frame::new(WRITE, node).u64(handle).u64(0).u32(5).u32(0).u64(0).u32(O_RDWR).u32(0).bytes(b"bytes");
     let written = scene.submit(1, &message(write, 7), 8);
     scene.kick(1);
     for _ in 0..10 {
-        assert_eq!(scene.ask_at_once(1, getattr(), ATTR_LEN).len(), ATTR_LEN);
+        assert_eq!(scene.request_now(1, getattr(), ATTR_LEN).len(), ATTR_LEN);
     }
-    assert!(scene.is_silent(1));
-    scene.go_on();
+    assert!(scene.has_no_reply(1));
+    scene.continue_server();
     scene.wait_for(1, &written, 7).success().unwrap();
     assert!(fs::read(scene.folder.path().join("behind/cold")).unwrap().starts_with(b"bytes"));
 }
 
 #[test]
-fn a_backlog_pushes_back_and_does_not_grow() {
+fn full_backlog_stops_the_queue_without_using_more_memory() {
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "2"]);
-    scene.stall();
+    scene.stop_server();
     let hanging = scene.submit_reads(1, 0..500);
     scene.settle();
     let full = scene.footprint();
@@ -287,13 +300,13 @@ fn a_backlog_pushes_back_and_does_not_grow() {
     let behind = message(getattr(), 7);
     let behind = scene.submit(1, &behind, ATTR_LEN);
     scene.kick(1);
-    scene.ask_at_once(2, getattr(), ATTR_LEN);
+    scene.request_now(2, getattr(), ATTR_LEN);
     scene.settle();
-    assert!(scene.is_silent(1), "answered although an earlier request has not been taken");
+    assert!(scene.has_no_reply(1), "the daemon took a request beyond the full backlog");
     let after = scene.footprint();
     assert!(after.anonymous_kib <= full.anonymous_kib + 64, "{full:?} became {after:?}");
     assert_eq!((after.threads, after.descriptors), (full.threads, full.descriptors));
-    scene.go_on();
+    scene.continue_server();
     let mut all = hanging;
     all.0.extend(more.0);
     let getattr_head = u32::from(behind.head);
@@ -314,25 +327,25 @@ fn a_backlog_pushes_back_and_does_not_grow() {
 }
 
 #[test]
-fn a_policy_says_how_many_requests_may_wait() {
+fn policy_limits_how_many_requests_may_wait() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
     fs::write(&policy, "[limits]\nqueued-requests = 5\n").unwrap();
     let policy = policy.to_str().unwrap();
     let mut scene = Scene::new(WIDE, &["--policy", policy, "--thread-pool-size", "2"]);
-    scene.stall();
+    scene.stop_server();
     let mut hanging = scene.submit_reads(1, 0..5);
-    // A request behind five waiting ones is served.
-    scene.ask_at_once(1, getattr(), ATTR_LEN);
-    // A request behind six is not served, but another queue is.
+    // The daemon answers a request after five waiting ones.
+    scene.request_now(1, getattr(), ATTR_LEN);
+    // It does not answer a request after six waiting ones, but it serves another queue.
     let sixth = scene.submit_reads(1, 5..6);
     hanging.0.extend(sixth.0);
     let behind = scene.submit(1, &message(getattr(), 7), ATTR_LEN);
     scene.kick(1);
-    scene.ask_at_once(2, getattr(), ATTR_LEN);
+    scene.request_now(2, getattr(), ATTR_LEN);
     scene.settle();
-    assert!(scene.is_silent(1), "answered although there is no space for an earlier request");
-    scene.go_on();
+    assert!(scene.has_no_reply(1), "the daemon took a request beyond the limit");
+    scene.continue_server();
     let (queue, memory) = scene.guest().queue(1).unwrap();
     for _ in 0..7 {
         let used = queue.wait(memory).unwrap();
@@ -361,25 +374,28 @@ fn queued_requests_limit_without_a_pool_is_reported() {
 }
 
 #[test]
-fn without_a_pool_a_queue_waits_for_its_own() {
+fn without_a_pool_a_waiting_read_blocks_only_its_queue() {
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "0"]);
-    scene.stall();
+    scene.stop_server();
     let hanging = scene.submit_reads(1, 0..4);
-    scene.ask_at_once(2, getattr(), ATTR_LEN);
+    scene.request_now(2, getattr(), ATTR_LEN);
     scene.settle();
-    assert!(scene.is_silent(1));
-    scene.go_on();
+    assert!(scene.has_no_reply(1));
+    scene.continue_server();
     hanging.finish(&mut scene, 1);
 }
 
-/// Runs `wait` while requests of queue 1 hang. It must end only when they do.
-fn ends_with_the_requests(wait: impl FnOnce(&Frontend) + Send) {
-    // The stop does not wait for requests that no thread has begun, so there is a thread for each.
+/// Calls `wait` while requests of queue 1 wait for the mount. Checks that `wait` returns only after
+/// the daemon has answered these requests.
+fn check_that_wait_covers_requests(wait: impl FnOnce(&Frontend) + Send) {
+    // Stopping a queue does not wait for requests that no thread has begun. So the pool has a
+    // thread for each request.
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "12"]);
-    scene.stall();
+    scene.stop_server();
     let hanging = scene.submit_reads(1, 0..12);
-    // All of them are in the pool once this is answered.
-    scene.ask_at_once(1, getattr(), ATTR_LEN);
+    // The queue thread takes requests in order. Once it has answered this one, all READs are in the
+    // pool.
+    scene.request_now(1, getattr(), ATTR_LEN);
     scene.settle();
     let (done, ended) = channel();
     std::thread::scope(|scope| {
@@ -389,7 +405,7 @@ fn ends_with_the_requests(wait: impl FnOnce(&Frontend) + Send) {
             done.send(()).unwrap();
         });
         assert!(ended.recv_timeout(A_WHILE).is_err(), "the call did not wait for the hanging requests");
-        scene.go_on();
+        scene.continue_server();
         ended.recv().unwrap();
     });
     let (queue, memory) = scene.guest().queue(1).unwrap();
@@ -400,19 +416,19 @@ fn ends_with_the_requests(wait: impl FnOnce(&Frontend) + Send) {
         check(&reply, unique).unwrap();
         assert!(reply.success().unwrap() == expected, "READ {unique}");
     }
-    assert!(all.is_empty(), "{} requests were not given back before", all.len());
+    assert!(all.is_empty(), "{} requests were not answered before the call returned", all.len());
 }
 
 #[test]
 fn queue_stops_after_its_requests_in_the_pool() {
-    ends_with_the_requests(|guest| {
+    check_that_wait_covers_requests(|guest| {
         assert!(guest.stop_queue(1).unwrap() >= 12);
     });
 }
 
 #[test]
 fn memory_is_replaced_after_the_requests_in_the_pool() {
-    ends_with_the_requests(|guest| guest.share_memory().unwrap());
+    check_that_wait_covers_requests(|guest| guest.share_memory().unwrap());
 }
 
 #[test]
@@ -420,20 +436,21 @@ fn death_of_a_vmm_with_hanging_requests_leaks_nothing() {
     let mut scene = Scene::new(WIDE, &["--keep-listening"]);
     let mut first = None;
     for round in 0..3 {
-        scene.stall();
+        scene.stop_server();
         scene.submit_reads(1, round * 1000..round * 1000 + 300);
         scene.submit_reads(2, round * 1000 + 300..round * 1000 + 500);
-        scene.ask_at_once(0, getattr(), ATTR_LEN);
+        scene.request_now(0, getattr(), ATTR_LEN);
         scene.guest = None;
         scene.settle();
-        // Other guests are served when the requests of the dead one have ended.
+        // The daemon still runs. It serves another guest once the requests of the dead VMM's guest
+        // have ended.
         assert!(scene.daemon.wait_at_most(Duration::ZERO).unwrap().is_none(), "{}", scene.daemon.stderr());
-        scene.go_on();
-        scene.visit(WIDE);
-        scene.ask_at_once(1, getattr(), ATTR_LEN);
-        // Neither threads nor descriptors stay behind.
+        scene.continue_server();
+        scene.connect_guest(WIDE);
+        scene.request_now(1, getattr(), ATTR_LEN);
+        // The round leaves no thread and no descriptor behind.
         let before = *first.get_or_insert_with(|| scene.footprint());
-        eventually(&format!("all of round {round} is gone"), || {
+        eventually(&format!("threads and descriptors of round {round} are gone"), || {
             let now = scene.footprint();
             now.threads <= before.threads && now.descriptors <= before.descriptors
         });
@@ -444,20 +461,20 @@ fn death_of_a_vmm_with_hanging_requests_leaks_nothing() {
 #[test]
 fn a_handle_may_be_released_while_its_read_waits() {
     let mut scene = Scene::new(WIDE, &[]);
-    scene.stall();
+    scene.stop_server();
     let mut hanging = scene.submit_reads(1, 0..6).0;
     scene.settle();
     let (node, handle) = scene.cold;
     let release = Frame::new(RELEASE, node).u64(handle).u32(O_RDWR).u32(0).u64(0);
-    assert!(scene.ask_at_once(1, release, 0).is_empty());
-    scene.go_on();
+    assert!(scene.request_now(1, release, 0).is_empty());
+    scene.continue_server();
     let (queue, memory) = scene.guest().queue(1).unwrap();
     while !hanging.is_empty() {
         let used = queue.wait(memory).unwrap();
         let (sent, unique, expected) = hanging.remove(&used.head).expect("answered once");
         let reply = queue.take_reply(memory, &sent, used.len).unwrap();
         check(&reply, unique).unwrap();
-        // A request that no thread had begun by then finds no file handle any more.
+        // A READ that no thread had begun before the RELEASE finds no file handle.
         match reply.error().unwrap() {
             None => assert!(reply.success().unwrap() == expected, "READ {unique}"),
             Some(errno) => assert_eq!(errno.raw(), EBADF, "READ {unique}"),
@@ -468,9 +485,10 @@ fn a_handle_may_be_released_while_its_read_waits() {
     assert_eq!(reply.error().unwrap().map(pinhole_protocol::Errno::raw), Some(EBADF));
 }
 
-/// Writes `bytes` and drops every other piece of `piece` bytes from the host's page cache. Returns
-/// whether a piece is gone, or `None` if the host's file system cannot tell.
-fn half_cached(file: &File, len: usize, piece: usize) -> Option<bool> {
+/// Leaves only every other piece of `file` in the host's page cache. `len` is the length of the
+/// file and `piece` the length of a piece, both in bytes. Returns whether at least one piece is not
+/// in the page cache, or `None` if the host's file system cannot tell.
+fn cache_every_other_piece(file: &File, len: usize, piece: usize) -> Option<bool> {
     file.sync_all().unwrap();
     fadvise(file, 0, None, Advice::DontNeed).unwrap();
     let mut warm = vec![0; piece];
@@ -510,7 +528,7 @@ fn half_cached_range_is_read_whole() {
     let mut seen_cold = false;
     for piece in [PAGE, 16 * PAGE, LEN / 2] {
         for (offset, size) in [(0, LEN), (3, LEN), (LEN / 4 + 1, LEN / 2), (LEN - 5, 100), (LEN, 100)] {
-            let cold = half_cached(&file, LEN, piece);
+            let cold = cache_every_other_piece(&file, LEN, piece);
             seen_cold |= cold.unwrap_or(true);
             let frame = read((node, handle), offset, size);
             let got = bench.body(frame, size).unwrap();
@@ -546,21 +564,21 @@ fn a_thousand_fsyncs_are_each_answered_once() {
             assert!(reply.error().unwrap().is_none());
         }
     }
-    assert!(scene.footprint().threads <= threads.get() + 8, "more threads than were allowed");
+    assert!(scene.footprint().threads <= threads.get() + 8, "more pool threads than the option allows");
 }
 
 #[test]
 fn pool_threads_start_with_waiting_requests_and_end_after() {
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "4"]);
-    scene.ask_at_once(2, getattr(), ATTR_LEN);
+    scene.request_now(2, getattr(), ATTR_LEN);
     let before = scene.footprint().threads;
-    scene.stall();
+    scene.stop_server();
     let hanging = scene.submit_reads(1, 0..20);
-    scene.ask_at_once(1, getattr(), ATTR_LEN);
+    scene.request_now(1, getattr(), ATTR_LEN);
     scene.wait_for_threads(before + 4);
     scene.settle();
-    assert_eq!(scene.footprint().threads, before + 4, "no more than were allowed");
-    scene.go_on();
+    assert_eq!(scene.footprint().threads, before + 4, "more pool threads than the option allows");
+    scene.continue_server();
     hanging.finish(&mut scene, 1);
     scene.wait_for_threads(before);
 }
