@@ -1,9 +1,9 @@
-//! Does a guest find a directory that another process removed and created again, while the guest
-//! still trusts the old name?
+//! Does a guest find a directory that another guest or the host removed and created again, while
+//! the guest's cache still has the old one?
 //!
-//! One directory is mounted twice over /dev/fuse. Each mount has its own caches, as a guest does,
-//! and the host works on the directory itself. A removed directory that the guest holds open must
-//! behave as on a local file system.
+//! One directory is mounted twice over /dev/fuse. Each mount stands for a guest, with caches of its
+//! own. The tests also change the shared directory itself, as a process of the host. A removed
+//! directory that the guest has open must behave as on a local file system.
 //!
 //! Needs root, /dev/fuse and overlayfs.
 
@@ -18,7 +18,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// Arguments with which names and attributes are valid for longer than any test takes.
+/// Arguments with which the kernel caches names and attributes for 60 seconds, longer than any test
+/// takes.
 const TRUSTING: [&str; 3] = ["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"];
 
 /// Arguments that select how a daemon finds an inode again: by its inode handle, or by its name.
@@ -28,9 +29,9 @@ fn arguments(found_by: &'static str) -> Vec<&'static str> {
     TRUSTING.into_iter().chain([found_by]).collect()
 }
 
-/// Runs `judge` for each pair of a folder in which the directory is changed, and a mount that
-/// trusts its old name.
-fn for_each_pair(judge: impl Fn(&Path, &Path)) {
+/// Calls `check` with a folder in which to change the directory, and the same folder in a mount
+/// whose cache has the old directory. The change is made on the host or in the other mount.
+fn for_each_pair(check: impl Fn(&Path, &Path)) {
     for found_by in FOUND_BY {
         let arguments = arguments(found_by);
         let mounts = Mounts::new(&[&arguments, &arguments]).unwrap();
@@ -42,20 +43,21 @@ fn for_each_pair(judge: impl Fn(&Path, &Path)) {
         {
             let folder = format!("pair{number}");
             fs::create_dir(mounts.host().join(&folder)).unwrap();
-            judge(&changer.join(&folder), &reader.join(&folder));
+            check(&changer.join(&folder), &reader.join(&folder));
         }
     }
 }
 
-/// Makes `d` with a file and reads it through the other mount.
-fn make_known(changer: &Path, reader: &Path) {
+/// Creates `d` with a file. Reads the file through the mount `reader`, so that its kernel caches
+/// the names.
+fn create_and_cache(changer: &Path, reader: &Path) {
     fs::create_dir(changer.join("d")).unwrap();
     fs::write(changer.join("d/old"), "old").unwrap();
     assert_eq!(fs::read_to_string(reader.join("d/old")).unwrap(), "old");
 }
 
-/// Removes `d` and makes it again with other content.
-fn remake(changer: &Path) {
+/// Removes `d` and creates it again with other content.
+fn replace_directory(changer: &Path) {
     fs::remove_dir_all(changer.join("d")).unwrap();
     fs::create_dir(changer.join("d")).unwrap();
     fs::write(changer.join("d/new"), "new").unwrap();
@@ -63,6 +65,7 @@ fn remake(changer: &Path) {
     fs::write(changer.join("d/sub/file"), "below").unwrap();
 }
 
+/// Returns the names in a directory, sorted.
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(directory)
         .unwrap()
@@ -72,10 +75,11 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// First operation of a reader in a remade directory `d`, with its name.
+/// Name of an operation, and the operation. It is the first that a reader makes after `d` was
+/// created again.
 type Step = (&'static str, fn(&Path));
 
-/// First operations in a remade directory. Each used to end with ENOENT or an empty listing.
+/// First operations after `d` was created again. Each once failed with ENOENT or listed nothing.
 const STEPS: [Step; 16] = [
     ("list", |at| assert_eq!(names(&at.join("d")), ["new", "sub"])),
     ("list below", |at| assert_eq!(names(&at.join("d/sub")), ["file"])),
@@ -101,13 +105,13 @@ const STEPS: [Step; 16] = [
 ];
 
 #[test]
-fn auto_works_in_a_directory_that_another_made_again() {
+fn auto_finds_a_directory_that_was_created_again() {
     for_each_pair(|changer, reader| {
         for (what, step) in STEPS {
             println!("{what}");
             fs::write(changer.join("other"), "other").unwrap();
-            make_known(changer, reader);
-            remake(changer);
+            create_and_cache(changer, reader);
+            replace_directory(changer);
             step(reader);
             fs::remove_dir_all(changer.join("d")).unwrap();
             for name in ["other", "made"] {
@@ -117,32 +121,29 @@ fn auto_works_in_a_directory_that_another_made_again() {
     });
 }
 
-/// A second thread only looks up names, so the test depends on its look-ups alone.
 #[test]
-fn a_directory_that_is_made_again_twice_is_found_twice() {
+fn directory_is_found_after_each_of_several_replacements() {
     for_each_pair(|changer, reader| {
-        make_known(changer, reader);
+        create_and_cache(changer, reader);
         for name in ["first", "second", "third"] {
-            remake(changer);
+            replace_directory(changer);
             fs::write(changer.join("d").join(name), name).unwrap();
             assert_eq!(reader.join("d").join(name).metadata().unwrap().len(), name.len() as u64);
         }
     });
 }
 
-/// Creates names that already exist in the remade directory. The errno is that of the new
-/// directory.
 #[test]
-fn names_missing_from_a_remade_directory_are_enoent() {
+fn names_missing_from_a_replaced_directory_are_enoent() {
     for_each_pair(|changer, reader| {
-        make_known(changer, reader);
-        remake(changer);
+        create_and_cache(changer, reader);
+        replace_directory(changer);
         assert_eq!(errno(reader.join("d/absent").metadata()), Errno::NOENT);
         fs::remove_dir_all(changer.join("d")).unwrap();
-        make_known(changer, reader);
+        create_and_cache(changer, reader);
         fs::remove_dir_all(changer.join("d")).unwrap();
-        // Not made again: the operation that creates a name in it reports ENOENT, which programs
-        // that make the parent then rely on.
+        // The directory is not created again. An operation that creates a name in it must fail with
+        // ENOENT: some programs then create the parent and try again.
         assert_eq!(errno(fs::create_dir(reader.join("d/made"))), Errno::NOENT);
         assert_eq!(errno(fs::write(reader.join("d/made"), "")), Errno::NOENT);
         assert_eq!(errno(symlink("x", reader.join("d/made"))), Errno::NOENT);
@@ -153,19 +154,20 @@ fn errno<T: std::fmt::Debug>(answer: io::Result<T>) -> Errno {
     Errno::from_io_error(&answer.unwrap_err()).unwrap()
 }
 
+/// Runs a shell script in a directory. It must succeed.
 fn run(directory: &Path, script: &str) {
     let done = Command::new("sh").args(["-ec", script]).current_dir(directory).output().unwrap();
     assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Tests `cp`, `tar` and a mirror that deletes names which its source lacks. If the mirror took a
-/// remade directory for an empty one, it would delete everything.
+/// Tests `cp`, `tar` and a mirror script. The script deletes names that its source lacks. If it saw
+/// an empty directory instead of the new one, it would delete everything.
 #[test]
-fn copies_of_a_remade_directory_have_its_content() {
+fn copies_of_a_replaced_directory_have_its_content() {
     for_each_pair(|changer, reader| {
         for copy in ["cp -r d copy", "mkdir copy && tar -cf - -C d . | tar -xf - -C copy", MIRROR] {
-            make_known(changer, reader);
-            remake(changer);
+            create_and_cache(changer, reader);
+            replace_directory(changer);
             run(reader, copy);
             assert_eq!(names(&changer.join("copy")), ["new", "sub"], "{copy}");
             assert_eq!(fs::read_to_string(changer.join("copy/sub/file")).unwrap(), "below");
@@ -179,9 +181,10 @@ const MIRROR: &str = "mkdir copy; touch copy/new copy/extra
     for name in $(ls d); do cp -r d/$name copy/; done
     for name in $(ls copy); do [ -e d/$name ] || rm -r copy/$name; done";
 
-/// The reader has cached each name of the path below the directory that is made again.
+/// The directory that is created again is the first part of a longer path. The reader has cached
+/// each name of the path.
 #[test]
-fn remade_directory_is_found_anywhere_in_the_path() {
+fn replaced_directory_is_found_anywhere_in_the_path() {
     for_each_pair(|changer, reader| {
         fs::create_dir_all(changer.join("d/b/c")).unwrap();
         fs::write(changer.join("d/b/c/old"), "old").unwrap();
@@ -192,7 +195,7 @@ fn remade_directory_is_found_anywhere_in_the_path() {
         assert_eq!(names(&reader.join("d/b/c")), ["new"]);
         assert_eq!(names(&reader.join("d")), ["b"]);
         fs::remove_dir_all(changer.join("d")).unwrap();
-        // A link or a file that replaces the directory is found as well.
+        // The reader also finds a symbolic link that replaces the directory.
         fs::create_dir_all(changer.join("e/c")).unwrap();
         fs::write(changer.join("e/c/file"), "by the link").unwrap();
         fs::create_dir_all(changer.join("d/c")).unwrap();
@@ -225,14 +228,14 @@ fn a_replaced_link_leads_to_its_new_target() {
     });
 }
 
-/// A directory that a process holds open or works in is the removed one. It is empty, and no name
-/// can be created in it.
+/// A process that has the removed directory open, or works in it, keeps the removed directory. It
+/// is empty, and no name can be created in it.
 #[test]
-fn an_open_directory_that_another_removed_stays_empty() {
+fn open_directory_stays_empty_after_its_removal() {
     for_each_pair(|changer, reader| {
-        make_known(changer, reader);
+        create_and_cache(changer, reader);
         let held = rustix::fs::open(reader.join("d"), OFlags::DIRECTORY, Mode::empty()).unwrap();
-        remake(changer);
+        replace_directory(changer);
         for _ in 0..3 {
             let at = |flags: OFlags| rustix::fs::openat(&held, "new", flags, Mode::RUSR);
             assert_eq!(at(OFlags::RDONLY).unwrap_err(), Errno::NOENT);
@@ -250,7 +253,7 @@ fn an_open_directory_that_another_removed_stays_empty() {
         assert!(listed.is_empty(), "{listed:?}");
         assert_eq!(names(&reader.join("d")), ["new", "sub"]);
         assert_ne!(rustix::fs::fstat(&held).unwrap().st_ino, reader.join("d").metadata().unwrap().ino());
-        // A program whose working directory is removed sees the same.
+        // A program whose working directory is removed also finds it empty.
         run(
             reader,
             "mkdir w && touch w/file && cd w && rm -r \"$OLDPWD\"/w && mkdir \"$OLDPWD\"/w &&
@@ -259,10 +262,10 @@ fn an_open_directory_that_another_removed_stays_empty() {
     });
 }
 
-/// While a directory is removed and made again all the time, its content is found or missing, but
-/// never stale.
+/// Another client removes the directory and creates it again without pause. The reader finds the
+/// content or gets ENOENT, but never ESTALE.
 #[test]
-fn a_path_is_never_stale_while_another_remakes_its_directory() {
+fn path_is_never_stale_while_its_directory_is_replaced() {
     for_each_pair(|changer, reader| {
         let ended = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -289,12 +292,12 @@ fn a_path_is_never_stale_while_another_remakes_its_directory() {
     });
 }
 
-/// Mounted overlayfs. Dropping it unmounts it.
+/// Mounted overlayfs. `drop` unmounts it.
 struct Overlay(PathBuf);
 
 impl Overlay {
-    /// Mounts an overlayfs with the lower layer `lower`, whose directories are merged with those of
-    /// the upper layer.
+    /// Mounts an overlayfs at `place`, with the lower layer `lower`. Creates the upper layer and
+    /// the work directory in the folder `above`.
     fn new(lower: &Path, above: &Path, place: &Path) -> Self {
         let (upper, work) = (above.join("upper"), above.join("work"));
         fs::create_dir(&upper).unwrap();
@@ -310,14 +313,15 @@ impl Overlay {
 
 impl Drop for Overlay {
     fn drop(&mut self) {
-        // Ignore the result: it may already be unmounted.
+        // Ignore the result: the overlayfs may already be unmounted.
         rustix::mount::unmount(&self.0, UnmountFlags::DETACH).unwrap_or_default();
     }
 }
 
-/// On overlayfs a removed directory keeps its link count if it was merged with a lower one.
+/// On overlayfs, a directory that was merged with one of the lower layer keeps its link count when
+/// it is removed. So the link count does not show the removal.
 #[test]
-fn a_remade_directory_is_found_on_overlayfs() {
+fn replaced_directory_is_found_on_overlayfs() {
     let layers = tempfile::tempdir().unwrap();
     let mounts = Mounts::prepared(&[&TRUSTING], |share| {
         let lower = layers.path().join("lower");
@@ -343,7 +347,7 @@ fn a_remade_directory_is_found_on_overlayfs() {
         assert_eq!(names(&reader), ["new"], "{place}");
         fs::create_dir(reader.join("made")).unwrap();
     }
-    // Removes the complete lower layer.
+    // Now the whole directory of the lower layer is removed and created again.
     let (changer, reader) = (mounts.host().join("merged"), reader.join("merged"));
     assert_eq!(names(&reader), ["d", "old"]);
     fs::remove_dir_all(&changer).unwrap();

@@ -1,7 +1,8 @@
-//! Does each cache mode keep its rules of docs/use/coherence.md with a kernel that caches?
+//! Does each cache mode keep its rules of docs/use/coherence.md if the guest's kernel caches?
 //!
-//! One directory is mounted twice over /dev/fuse. Each mount has its own caches, as a guest does,
-//! and the host works on the directory itself. Needs root and /dev/fuse.
+//! One directory is mounted twice over /dev/fuse. Each mount stands for a guest, with caches of its
+//! own. The tests also change the shared directory itself, as a process of the host. Needs root and
+//! /dev/fuse.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -14,10 +15,10 @@ use pinhole_tests::mounted::Mounts;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{Bytes as _, FileOffset, MmapRegion, VolatileMemory as _};
 
-/// Attribute timeout of the tests that wait for it.
+/// Attribute timeout in the tests that wait until it has passed.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Waits until all earlier replies are past their timeouts. The kernel signals no event for that.
+/// Waits until [`TIMEOUT`] has passed for all earlier replies. The kernel has no event for that.
 fn let_timeouts_pass() {
     let since = Instant::now();
     while since.elapsed() < TIMEOUT + Duration::from_millis(50) {
@@ -25,6 +26,7 @@ fn let_timeouts_pass() {
     }
 }
 
+/// Shared directory with two mounts, `one` and `other`.
 struct TwoKernels {
     mounts: Mounts,
     one: PathBuf,
@@ -40,8 +42,8 @@ impl TwoKernels {
         Self { mounts, one, other }
     }
 
-    /// Returns pairs of a folder in which a file is changed, and a mount that has cached the file.
-    /// The folder is in the other mount or on the host.
+    /// Returns pairs of a folder in which a test changes files, and a folder in which it reads
+    /// them. The reader is a mount. The writer is the other mount or the host's directory.
     fn pairs(&self) -> [(PathBuf, PathBuf); 3] {
         let host = self.mounts.host();
         [
@@ -53,7 +55,7 @@ impl TwoKernels {
 }
 
 /// Opens a file and returns its reported length and all of its bytes.
-fn opened(path: PathBuf) -> (u64, String) {
+fn open_and_read(path: PathBuf) -> (u64, String) {
     let mut file = File::open(path).unwrap();
     let len = file.metadata().unwrap().len();
     let mut text = String::new();
@@ -65,48 +67,53 @@ fn append(path: PathBuf, text: &str) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
 }
 
-/// Checks that an open sees the data that was closed before it, whatever the reader had cached. The
-/// file becomes longer, shorter, stays as long, is truncated, replaced and appended to.
-fn close_to_open(two: &TwoKernels) {
+/// Checks that an open sees all data that was closed before it, whatever the reader has cached. The
+/// writer makes the file longer and shorter, overwrites it with the same length, truncates it,
+/// replaces it and appends to it.
+fn check_close_to_open(two: &TwoKernels) {
     for (writer, reader) in two.pairs() {
         let (path, seen) = (writer.join("file"), reader.join("file"));
         for round in 0..20 {
             fs::write(&path, format!("{round} begins")).unwrap();
-            assert_eq!(opened(seen.clone()).1, format!("{round} begins"));
+            assert_eq!(open_and_read(seen.clone()).1, format!("{round} begins"));
             for text in ["longer than it was before", "short", "SHORT", "", "made long once more"] {
                 fs::write(&path, text).unwrap();
-                assert_eq!(opened(seen.clone()), (text.len() as u64, text.to_owned()), "round {round}");
+                assert_eq!(
+                    open_and_read(seen.clone()),
+                    (text.len() as u64, text.to_owned()),
+                    "round {round}"
+                );
             }
             append(path.clone(), ", and longer");
-            assert_eq!(opened(seen.clone()), (31, "made long once more, and longer".to_owned()));
+            assert_eq!(open_and_read(seen.clone()), (31, "made long once more, and longer".to_owned()));
             fs::write(writer.join("new"), "replaced").unwrap();
             fs::rename(writer.join("new"), &path).unwrap();
-            assert_eq!(opened(seen.clone()), (8, "replaced".to_owned()), "round {round}");
-            // A write by this side into a file that the other side has just replaced does not go to
-            // the old file.
+            assert_eq!(open_and_read(seen.clone()), (8, "replaced".to_owned()), "round {round}");
+            // The writer replaces the file, and the reader writes to it by name. The bytes must not
+            // go to the old file.
             fs::write(writer.join("new"), "again").unwrap();
             fs::rename(writer.join("new"), &path).unwrap();
             fs::write(&seen, "by the reader").unwrap();
-            assert_eq!(opened(path.clone()), (13, "by the reader".to_owned()), "round {round}");
+            assert_eq!(open_and_read(path.clone()), (13, "by the reader".to_owned()), "round {round}");
         }
     }
 }
 
 #[test]
 fn auto_open_sees_data_closed_before_it() {
-    close_to_open(&TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]));
+    check_close_to_open(&TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]));
 }
 
 #[test]
 fn auto_is_close_to_open_without_inode_handles() {
     let arguments =
         &["--cache=auto", "--attr-timeout=60", "--entry-timeout=60", "--inode-file-handles=never"];
-    close_to_open(&TwoKernels::new(arguments));
+    check_close_to_open(&TwoKernels::new(arguments));
 }
 
 #[test]
 fn strict_open_sees_data_closed_before_it() {
-    close_to_open(&TwoKernels::new(&["--cache=strict"]));
+    check_close_to_open(&TwoKernels::new(&["--cache=strict"]));
 }
 
 #[test]
@@ -126,8 +133,8 @@ fn file_removed_elsewhere_is_not_opened_by_name() {
     }
 }
 
-/// Another mount keeps the file under another name and gives its name to a new file of the same
-/// length.
+/// The writer gives the name of a file to a new file of the same length. The old file keeps another
+/// name.
 #[test]
 fn auto_opens_the_current_file_of_a_name() {
     let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
@@ -135,7 +142,7 @@ fn auto_opens_the_current_file_of_a_name() {
         let kept = |way: usize| format!("kept-{number}-{way}");
         for way in 0..3 {
             fs::write(writer.join("file"), "old").unwrap();
-            assert_eq!(opened(reader.join("file")).1, "old");
+            assert_eq!(open_and_read(reader.join("file")).1, "old");
             fs::write(writer.join("new"), "new").unwrap();
             match way {
                 0 => fs::rename(writer.join("file"), writer.join(kept(way))).unwrap(),
@@ -150,7 +157,7 @@ fn auto_opens_the_current_file_of_a_name() {
             if way < 2 {
                 fs::rename(writer.join("new"), writer.join("file")).unwrap();
             }
-            // Open for writing, which would overwrite the kept file.
+            // If this open_and_read the old file, it would overwrite it.
             fs::write(reader.join("file"), "own").unwrap();
             let on_host = |name: &str| fs::read_to_string(two.mounts.host().join(name)).unwrap();
             assert_eq!((on_host("file").as_str(), on_host(&kept(way)).as_str()), ("own", "old"), "{way}");
@@ -158,8 +165,8 @@ fn auto_opens_the_current_file_of_a_name() {
     }
 }
 
-/// Another mount moves a file. The reader has since found it by its new name, but still trusts the
-/// old one.
+/// The writer moves a file. The reader has then found the file by its new name, but still has the
+/// old name in its cache.
 #[test]
 fn auto_opens_no_moved_file_by_its_old_name() {
     for found_by in ["--inode-file-handles=mandatory", "--inode-file-handles=never"] {
@@ -168,7 +175,7 @@ fn auto_opens_no_moved_file_by_its_old_name() {
             for reused in [false, true] {
                 let (old, new) = (format!("old-{number}-{reused}"), format!("new-{number}-{reused}"));
                 fs::write(writer.join(&old), "moved").unwrap();
-                assert_eq!(opened(reader.join(&old)).1, "moved");
+                assert_eq!(open_and_read(reader.join(&old)).1, "moved");
                 fs::rename(writer.join(&old), writer.join(&new)).unwrap();
                 if reused {
                     fs::write(writer.join(&old), "fresh").unwrap();
@@ -180,7 +187,7 @@ fn auto_opens_no_moved_file_by_its_old_name() {
                 } else {
                     assert_eq!(File::open(reader.join(&old)).unwrap_err().kind(), ErrorKind::NotFound);
                 }
-                assert_eq!(opened(reader.join(&new)), (5, "moved".to_owned()));
+                assert_eq!(open_and_read(reader.join(&new)), (5, "moved".to_owned()));
             }
         }
     }
@@ -217,8 +224,8 @@ fn all_but_length(of: &Metadata) -> ([i64; 4], [u64; 4]) {
     (times, [of.mode().into(), of.uid().into(), of.gid().into(), of.nlink()])
 }
 
-/// Changes mode, owner and names of `file` one after another. After each change, the file must be
-/// as `look` returns it.
+/// Changes mode, owner and names of `file` one after another, and checks after each change that
+/// `look` returns the new metadata.
 fn change_all_but_length(folder: &Path, round: u32, look: impl Fn() -> Metadata) {
     let (file, second) = (folder.join("file"), folder.join("second"));
     fs::set_permissions(&file, Permissions::from_mode(0o600 + round)).unwrap();
@@ -244,7 +251,7 @@ fn strict_never_shows_stale_attributes_names_or_data() {
         for round in 0..50_u64 {
             change.write_all_at(&round.to_le_bytes(), round * 3).unwrap();
             let host = two.mounts.host().join("file");
-            let as_the_host_says = || {
+            let check_metadata = || {
                 let host = host.metadata().unwrap();
                 for seen in [seen.metadata().unwrap(), held.metadata().unwrap()] {
                     assert_eq!(seen.len(), round * 3 + 8);
@@ -252,11 +259,11 @@ fn strict_never_shows_stale_attributes_names_or_data() {
                 }
                 host
             };
-            as_the_host_says();
-            change_all_but_length(&writer, u32::try_from(round).unwrap(), as_the_host_says);
+            check_metadata();
+            change_all_but_length(&writer, u32::try_from(round).unwrap(), check_metadata);
             let mut bytes = [0; 8];
             held.read_exact_at(&mut bytes, round * 3).unwrap();
-            assert_eq!(bytes, round.to_le_bytes(), "in the file that was open before");
+            assert_eq!(bytes, round.to_le_bytes(), "in a file that was opened before the write");
             change.set_len(round * 3 + 4).unwrap();
             assert_eq!(held.read_at(&mut bytes, round * 3).unwrap(), 4);
             fs::rename(writer.join("file"), writer.join("away")).unwrap();
@@ -272,7 +279,7 @@ fn strict_never_shows_stale_attributes_names_or_data() {
 /// Length of a page in bytes.
 const PAGE: usize = 4096;
 
-/// First page of a file in a shared mapping, and the file.
+/// Shared mapping of the first page of a file, and the file.
 struct Mapped {
     region: MmapRegion,
     file: File,
@@ -340,7 +347,7 @@ fn cache_never_refuses_shared_mappings_and_is_otherwise_strict() {
         panic!("the file was mapped")
     };
     assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NODEV.raw_os_error()));
-    close_to_open(&two);
+    check_close_to_open(&two);
 }
 
 #[test]
@@ -348,15 +355,15 @@ fn exclusive_keeps_cached_data_until_the_guest_changes_it() {
     let two = TwoKernels::new(&["--cache=exclusive"]);
     let host = two.mounts.host();
     fs::write(host.join("file"), "as it was").unwrap();
-    assert_eq!(opened(two.one.join("file")).1, "as it was");
+    assert_eq!(open_and_read(two.one.join("file")).1, "as it was");
     assert!(!two.one.join("made").exists());
     fs::write(host.join("file"), "by others").unwrap();
     fs::write(host.join("made"), "").unwrap();
-    // Changes by others are forbidden in this mode, and are not seen.
-    assert_eq!(opened(two.one.join("file")).1, "as it was");
+    // In this mode, only the guest may change the directory. It does not see changes by others.
+    assert_eq!(open_and_read(two.one.join("file")).1, "as it was");
     assert!(!two.one.join("made").exists());
     fs::write(two.one.join("file"), "changed here").unwrap();
-    assert_eq!(opened(two.one.join("file")).1, "changed here");
+    assert_eq!(open_and_read(two.one.join("file")).1, "changed here");
     fs::write(two.one.join("own"), "").unwrap();
     assert!(two.one.join("own").exists());
     fs::remove_file(two.one.join("own")).unwrap();
@@ -381,7 +388,7 @@ fn auto_keeps_open_file_when_another_replaces_it() {
         for round in 0..10 {
             fs::write(writer.join("new"), format!("after {round}")).unwrap();
             fs::rename(writer.join("new"), writer.join("file")).unwrap();
-            assert_eq!(opened(reader.join("file")).1, format!("after {round}"));
+            assert_eq!(open_and_read(reader.join("file")).1, format!("after {round}"));
             let mut bytes = [0; 6];
             held.read_exact_at(&mut bytes, 0).unwrap();
             assert_eq!(&bytes, b"before");
@@ -395,7 +402,8 @@ fn appends_arrive_whole_and_none_is_lost() {
     for (cache, len, count) in [
         ("--cache=strict", 1000, 300),
         ("--cache=auto", 1000, 300),
-        // The largest write that one request carries from a buffer that begins within a page.
+        // The largest write that fits in one request if the buffer does not begin at a page
+        // boundary.
         ("--cache=strict", (1 << 20) - 4096, 10),
         ("--cache=auto", (1 << 20) - 4096, 10),
     ] {
@@ -416,7 +424,7 @@ fn appends_arrive_whole_and_none_is_lost() {
         let whole = |byte| bytes.chunks(len).filter(|record| record.iter().all(|it| *it == byte)).count();
         assert_eq!(bytes.len(), 4 * count * len, "{cache}");
         assert_eq!([b'a', b'b', b'c', b'd'].map(whole), [count; 4], "{cache}: a record is torn");
-        assert_eq!(opened(two.other.join("file")).0, bytes.len() as u64, "{cache}");
+        assert_eq!(open_and_read(two.other.join("file")).0, bytes.len() as u64, "{cache}");
     }
 }
 
@@ -425,8 +433,8 @@ fn open_finds_all_data_while_another_appends_and_replaces() {
     let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
     let line = |round: u32| format!("{round:06}\n");
     fs::write(two.one.join("file"), line(0)).unwrap();
-    // Number of the last line that was closed. Each line has the next number, and a new file begins
-    // with the next one.
+    // Lines are numbered from 0, also across replaced files. This is the number of the last line
+    // whose file was closed.
     let closed = AtomicU32::new(0);
     let change = |round: u32| {
         if round.is_multiple_of(50) {
@@ -439,15 +447,15 @@ fn open_finds_all_data_while_another_appends_and_replaces() {
     };
     let look = || {
         let before = closed.load(Ordering::SeqCst);
-        let text = opened(two.other.join("file")).1;
+        let text = open_and_read(two.other.join("file")).1;
         let last = text.lines().last().and_then(|line| line.parse::<u32>().ok());
         assert!(last >= Some(before), "{before} lines were closed before the open, which found {last:?}");
     };
     while_changing(2000, change, (1, look));
-    // Several threads of one guest open the file, and each open succeeds. While one thread gets a
-    // new length, Linux may show another thread zeros behind the old one.
+    // Three threads of one guest open the file. The test checks only that each open succeeds: while
+    // one thread gets a new length, Linux may show another thread zeros past the old length.
     closed.store(0, Ordering::SeqCst);
-    while_changing(2000, change, (3, || drop(opened(two.other.join("file")))));
+    while_changing(2000, change, (3, || drop(open_and_read(two.other.join("file")))));
 }
 
 #[test]
@@ -461,13 +469,13 @@ fn path_is_never_stale_while_its_file_is_replaced() {
         };
         let look = || {
             assert_eq!(two.other.join("file").metadata().unwrap().len(), 5, "{cache}");
-            assert_eq!(opened(two.other.join("file")).1, "whole", "{cache}");
+            assert_eq!(open_and_read(two.other.join("file")).1, "whole", "{cache}");
         };
         while_changing(1500, change, (2, look));
     }
 }
 
-/// Runs `change` `rounds` times. Meanwhile `threads` threads of the other mount repeat `look`.
+/// Calls `change` `rounds` times. Meanwhile `threads` threads call `look` repeatedly.
 fn while_changing(rounds: u32, change: impl Fn(u32) + Sync, (threads, look): (usize, impl Fn() + Sync)) {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {

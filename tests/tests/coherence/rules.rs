@@ -1,7 +1,7 @@
-//! Does each daemon keep the rules of docs/use/coherence.md: two daemons on one directory, a guest
-//! at the wire for each, and the host?
-//!
-//! The module `kernels` tests what Linux does with the replies.
+//! Do the replies of each daemon keep the rules of docs/use/coherence.md?
+//! ! TwoGuests daemons share one directory, and processes of the host change it too. Each daemon
+//has a guest ! that is a test client: it sends single requests and caches nothing. The module
+//`kernels` tests ! what Linux does with the replies.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,14 +17,14 @@ use pinhole_tests::frontend::files::Files;
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// Directory with two guests.
-struct Two {
+/// Shared directory with two guests, each with a daemon of its own.
+struct TwoGuests {
     one: Files,
     other: Files,
     folder: TempDir,
 }
 
-impl Two {
+impl TwoGuests {
     fn new(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let share = folder.path().join("share");
@@ -43,8 +43,8 @@ fn errno<T: std::fmt::Debug>(answer: io::Result<T>) -> Errno {
     Errno::from_io_error(&answer.unwrap_err()).unwrap()
 }
 
-/// Opens a file by its name as Linux does: after ESTALE it looks the name up again and opens it
-/// once more.
+/// Opens a file by its name as Linux does: after ESTALE, looks the name up again and sends a second
+/// OPEN.
 fn open_by_name(guest: &mut Files, name: &str, flags: OpenFlags) -> (NodeId, Handle) {
     let node = guest.lookup(name).unwrap().0.node;
     match guest.open(node, flags) {
@@ -67,12 +67,14 @@ const RDWR: OpenFlags = OpenFlags::from_bits_retain(2);
 /// `O_WRONLY` and `O_APPEND`.
 const APPEND: OpenFlags = OpenFlags::from_bits_retain(1).union(OpenFlags::APPEND);
 
-/// Timeouts of attributes, names and missing names (`None`: the guest may not cache them), and the
-/// flags of an open for reading and of one for appending.
+/// What the replies of a daemon let a guest cache. The parts are the timeouts of attributes, of
+/// names and of missing names (`None`: not cached), and the flags in the replies to an OPEN for
+/// reading and to an OPEN for appending.
 type CacheReplies = (Duration, Duration, Option<Duration>, OpenReplyFlags, OpenReplyFlags);
 
+/// Starts a daemon and collects its replies. Also returns the flags of the reply to INIT.
 fn cache_replies(arguments: &[&str]) -> (CacheReplies, InitFlags) {
-    let Two { mut one, folder, .. } = Two::new(arguments);
+    let TwoGuests { mut one, folder, .. } = TwoGuests::new(arguments);
     fs::write(folder.path().join("share/file"), "text").unwrap();
     let (entry, times) = one.lookup("file").unwrap();
     assert_eq!(one.attributes(entry.node).unwrap().1, times.attr, "{arguments:?}");
@@ -88,7 +90,7 @@ fn cache_replies(arguments: &[&str]) -> (CacheReplies, InitFlags) {
     };
     let reading = one.open(entry.node, OpenFlags::empty()).unwrap().flags;
     let appending = one.open(entry.node, APPEND).unwrap().flags;
-    // FLUSH on close is the subject of another test.
+    // Other flags, such as the one about FLUSH on close, have their own tests.
     let keeps = OpenReplyFlags::DIRECT_IO | OpenReplyFlags::KEEP_CACHE;
     ((times.attr, times.entry, absent, reading & keeps, appending & keeps), one.agreed.flags)
 }
@@ -119,7 +121,7 @@ fn each_mode_sets_its_timeouts_and_cache_flags() {
 
 #[test]
 fn open_after_growth_is_estale_once_then_succeeds() {
-    let mut two = Two::new(&["--cache=auto"]);
+    let mut two = TwoGuests::new(&["--cache=auto"]);
     fs::write(two.host("file"), "1234").unwrap();
     let node = two.one.lookup("file").unwrap().0.node;
     let theirs = two.other.lookup("file").unwrap().0.node;
@@ -133,16 +135,16 @@ fn open_after_growth_is_estale_once_then_succeeds() {
     two.one.open(node, OpenFlags::empty()).unwrap();
     // The writer knows its own write, so its open is not ESTALE.
     two.other.open(theirs, OpenFlags::empty()).unwrap();
-    // A caller without a path to look up sends the same open again, which succeeds.
+    // A guest that has no path to look up sends the same OPEN again, which succeeds.
     two.other.write((theirs, open.handle), (8, RDWR), b"9").unwrap();
     assert_eq!(errno(two.one.open(node, OpenFlags::empty())), Errno::STALE);
     two.one.open(node, OpenFlags::empty()).unwrap();
 }
 
-/// Gives a name to another file in one of three ways, while the old file keeps another name: `mv f
-/// f~`, an installation that keeps a link, and an exchange. Each leaves `file` with the content
-/// `text`.
-fn give_away_in_each_way(folder: &Path, way: usize, text: &str) {
+/// Gives the name `file` to a new file with the content `text`, in one of three ways. The old file
+/// keeps another name. The ways are: 0, rename the old file first; 1, give the old file a second
+/// link first; 2, exchange the two names.
+fn replace_file(folder: &Path, way: usize, text: &str) {
     let (file, new, kept) = (folder.join("file"), folder.join("new"), folder.join(format!("kept-{way}")));
     fs::write(&new, text).unwrap();
     match way {
@@ -159,11 +161,11 @@ fn give_away_in_each_way(folder: &Path, way: usize, text: &str) {
 #[test]
 fn open_of_a_replaced_name_is_estale() {
     for way in 0..3 {
-        let mut two = Two::new(&["--cache=auto"]);
+        let mut two = TwoGuests::new(&["--cache=auto"]);
         fs::write(two.host("file"), "1234").unwrap();
         let node = two.one.lookup("file").unwrap().0.node;
         two.one.open(node, OpenFlags::empty()).unwrap();
-        give_away_in_each_way(&two.host(""), way, "5678");
+        replace_file(&two.host(""), way, "5678");
         assert_eq!(errno(two.one.open(node, OpenFlags::empty())), Errno::STALE, "way {way}");
         let found = two.one.lookup("file").unwrap().0.node;
         assert_ne!(found, node);
@@ -180,11 +182,11 @@ fn open_of_a_replaced_name_is_estale() {
 #[test]
 fn a_removed_directory_is_stale_once_to_each_thread() {
     for found_by in ["--inode-file-handles=mandatory", "--inode-file-handles=never"] {
-        let mut two = Two::new(&["--cache=auto", found_by]);
+        let mut two = TwoGuests::new(&["--cache=auto", found_by]);
         fs::create_dir(two.host("d")).unwrap();
         fs::write(two.host("d/old"), "").unwrap();
         let known = two.one.lookup("d").unwrap().0.node;
-        // A look-up in the directory keeps it open.
+        // After a look-up in the directory, the daemon has it open.
         two.one.lookup_in(known, "old").unwrap();
         let stream = two.one.open_dir(known).unwrap();
         fs::remove_dir_all(two.host("d")).unwrap();
@@ -193,13 +195,14 @@ fn a_removed_directory_is_stale_once_to_each_thread() {
         for _ in 0..2 {
             assert_eq!(errno(two.one.lookup_in(known, "new")), Errno::STALE, "{found_by}");
             assert_eq!(errno(two.one.lookup_in(known, "new")), Errno::NOENT, "{found_by}");
-            // Linux returns ESTALE of this operation to a program that creates a name.
+            // A program that creates a name would get ESTALE of this look-up. So it is ENOENT.
             assert_eq!(errno(two.one.lookup_in(known, "made")), Errno::NOENT, "{found_by}");
             assert_eq!(errno(two.one.make_dir_in(known, "made")), Errno::STALE, "{found_by}");
             assert_eq!(errno(two.one.make_dir_in(known, "made")), Errno::NOENT, "{found_by}");
             assert_eq!(errno(two.one.open_dir(known)), Errno::STALE, "{found_by}");
             let again = two.one.open_dir(known).unwrap();
-            // An open directory stream has no path to look up.
+            // READDIR of an open directory never fails with ESTALE, because Linux has no path that
+            // it could look up again.
             for handle in [stream, again] {
                 assert_eq!(errno(two.one.read_dir(known, handle)), Errno::NOENT, "{found_by}");
             }
@@ -212,11 +215,11 @@ fn a_removed_directory_is_stale_once_to_each_thread() {
     }
 }
 
-/// Data that another guest has just changed is read past the guest's page cache, whatever length
-/// its kernel has cached.
+/// Soon after a change by the host, an OPEN tells the guest to bypass its page cache (DIRECT_IO).
+/// So a wrong length in the cache of its kernel does not matter.
 #[test]
 fn an_open_soon_after_a_change_bypasses_the_page_cache() {
-    let mut two = Two::new(&["--cache=auto"]);
+    let mut two = TwoGuests::new(&["--cache=auto"]);
     fs::write(two.host("file"), "1234").unwrap();
     let node = two.one.lookup("file").unwrap().0.node;
     let direct = |guest: &mut Files| -> io::Result<bool> {
@@ -228,21 +231,21 @@ fn an_open_soon_after_a_change_bypasses_the_page_cache() {
     let changed = std::time::Instant::now();
     fs::write(two.host("file"), "12345678").unwrap();
     assert_eq!(errno(direct(&mut two.one)), Errno::STALE);
-    // Another thread may still handle a reply with the old length. After all earlier replies have
-    // been handled, the next one is valid.
+    // A thread of the guest may still handle an earlier reply, with the old length. Once all such
+    // replies must have been handled, an OPEN permits the page cache again.
     two.one.lookup("file").unwrap();
     while direct(&mut two.one).unwrap() {
         assert!(changed.elapsed() < Duration::from_secs(20));
         two.one.lookup("file").unwrap();
     }
-    // REPLY_HANDLED_WITHIN of the daemon.
+    // One second is `REPLY_HANDLED_WITHIN` of the daemon.
     assert!(changed.elapsed() >= Duration::from_secs(1), "{:?}", changed.elapsed());
 }
 
 #[test]
 fn open_is_not_estale_with_writeback_or_no_cache() {
     for arguments in [&["--cache=auto", "--writeback"][..], &["--cache=strict"], &["--cache=exclusive"]] {
-        let mut two = Two::new(arguments);
+        let mut two = TwoGuests::new(arguments);
         fs::write(two.host("file"), "1234").unwrap();
         let node = two.one.lookup("file").unwrap().0.node;
         fs::write(two.host("file"), "12345678").unwrap();
@@ -250,11 +253,12 @@ fn open_is_not_estale_with_writeback_or_no_cache() {
     }
 }
 
-/// Appends so many records of `len` bytes of one letter.
-fn append(guest: &mut Files, letter: u8, (len, count): (usize, usize)) {
+/// Appends `count` records to `file`. Each consists of `len` times the same letter.
+fn append_records(guest: &mut Files, letter: u8, (len, count): (usize, usize)) {
     let (node, handle) = open_by_name(guest, "file", APPEND);
     for _ in 0..count {
-        // The offset of a guest that has not seen the other appends.
+        // Offset 0 is what a guest sends that has not seen any append_records. The daemon ignores
+        // it.
         let written = guest.write((node, handle), (0, APPEND), &vec![letter; len]).unwrap();
         assert_eq!(usize::try_from(written).unwrap(), len);
     }
@@ -264,13 +268,13 @@ fn append(guest: &mut Files, letter: u8, (len, count): (usize, usize)) {
 #[test]
 fn appends_of_two_guests_and_host_are_complete() {
     for cache in ["--cache=strict", "--cache=auto"] {
-        let Two { mut one, mut other, folder } = Two::new(&[cache]);
+        let TwoGuests { mut one, mut other, folder } = TwoGuests::new(&[cache]);
         let (len, count) = (5000, 200);
         let file = folder.path().join("share/file");
         fs::write(&file, "").unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| append(&mut one, b'a', (len, count)));
-            scope.spawn(|| append(&mut other, b'b', (len, count)));
+            scope.spawn(|| append_records(&mut one, b'a', (len, count)));
+            scope.spawn(|| append_records(&mut other, b'b', (len, count)));
             scope.spawn(|| {
                 let mut host = fs::OpenOptions::new().append(true).open(&file).unwrap();
                 (0..count).for_each(|_| io::Write::write_all(&mut host, &vec![b'c'; len]).unwrap());
@@ -289,7 +293,7 @@ const MODES: [&str; 3] = ["--cache=strict", "--cache=auto", "--cache=exclusive"]
 #[test]
 fn replaced_name_always_exists_and_names_either_file() {
     for cache in MODES {
-        let Two { mut one, mut other, folder } = Two::new(&[cache]);
+        let TwoGuests { mut one, mut other, folder } = TwoGuests::new(&[cache]);
         fs::write(folder.path().join("share/file"), "whole").unwrap();
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -309,7 +313,7 @@ fn replaced_name_always_exists_and_names_either_file() {
             });
             scope.spawn(|| {
                 while !ended.load(Ordering::SeqCst) {
-                    let found = other.lookup("file").expect("a name that is replaced is never away");
+                    let found = other.lookup("file").expect("a name is missing while it is replaced");
                     assert_eq!(found.0.attr.size, 5);
                     assert_eq!(fs::read_to_string(folder.path().join("share/file")).unwrap(), "whole");
                 }
@@ -321,7 +325,7 @@ fn replaced_name_always_exists_and_names_either_file() {
 #[test]
 fn one_of_several_concurrent_o_excl_creates_succeeds() {
     for cache in MODES {
-        let Two { mut one, mut other, folder } = Two::new(&[cache]);
+        let TwoGuests { mut one, mut other, folder } = TwoGuests::new(&[cache]);
         let begin = Barrier::new(3);
         let exclusive = RDWR | OpenFlags::EXCL;
         let through = |guest: &mut Files| -> Vec<bool> {
@@ -355,9 +359,9 @@ fn one_of_several_concurrent_o_excl_creates_succeeds() {
 }
 
 #[test]
-fn open_file_survives_removal_and_path_is_resolved_anew() {
+fn open_file_survives_removal_and_path_finds_the_new_file() {
     for cache in ["--cache=strict", "--cache=auto"] {
-        let mut two = Two::new(&[cache]);
+        let mut two = TwoGuests::new(&[cache]);
         fs::write(two.host("file"), "before").unwrap();
         let node = two.one.lookup("file").unwrap().0.node;
         let held = two.one.open(node, RDWR).unwrap();
@@ -365,14 +369,14 @@ fn open_file_survives_removal_and_path_is_resolved_anew() {
         two.other.rename("new", "file", RenameFlags::empty()).unwrap();
         assert_eq!(read_by_name(&mut two.one, "file"), b"after", "{cache}");
         assert_ne!(two.one.lookup("file").unwrap().0.node, node);
-        still_works(&mut two.one, (node, held.handle), b"before");
+        check_unlinked_file(&mut two.one, (node, held.handle), b"before");
 
         let node = two.one.lookup("file").unwrap().0.node;
         let held = two.one.open(node, RDWR).unwrap();
         two.other.unlink("file").unwrap();
         assert_eq!(errno(two.one.lookup("file")), Errno::NOENT, "{cache}");
-        still_works(&mut two.one, (node, held.handle), b"after");
-        // The host replaces again and again a file that both guests have open.
+        check_unlinked_file(&mut two.one, (node, held.handle), b"after");
+        // The host replaces a file repeatedly while a guest has it open.
         fs::write(two.host("file"), "first").unwrap();
         let node = two.one.lookup("file").unwrap().0.node;
         let held = two.one.open(node, RDWR).unwrap();
@@ -381,12 +385,12 @@ fn open_file_survives_removal_and_path_is_resolved_anew() {
             fs::rename(two.host("new"), two.host("file")).unwrap();
             assert_eq!(read_by_name(&mut two.one, "file"), format!("round {round}").as_bytes());
         }
-        still_works(&mut two.one, (node, held.handle), b"first");
+        check_unlinked_file(&mut two.one, (node, held.handle), b"first");
     }
 }
 
-/// Checks that a file without a name can still be read, written and queried.
-fn still_works(guest: &mut Files, (node, handle): (NodeId, Handle), text: &[u8]) {
+/// Checks that an open file without a name can still be read, written, queried and truncated.
+fn check_unlinked_file(guest: &mut Files, (node, handle): (NodeId, Handle), text: &[u8]) {
     assert_eq!(guest.read(node, handle, (0, 100)).unwrap(), text);
     guest.write((node, handle), (0, RDWR), b"B").unwrap();
     let attr = guest.attributes(node).unwrap().0;
@@ -398,11 +402,11 @@ fn still_works(guest: &mut Files, (node, handle): (NodeId, Handle), text: &[u8])
 
 #[test]
 fn length_and_times_are_current_after_changes_by_another_guest() {
-    let mut two = Two::new(&["--cache=strict"]);
+    let mut two = TwoGuests::new(&["--cache=strict"]);
     fs::write(two.host("file"), "12345678").unwrap();
     let node = two.one.lookup("file").unwrap().0.node;
     let theirs = two.other.lookup("file").unwrap().0.node;
-    let as_the_host_says = |two: &mut Two| {
+    let check_attributes = |two: &mut TwoGuests| {
         let host = two.host("file").metadata().unwrap();
         for attr in [two.one.attributes(node).unwrap().0, two.one.lookup("file").unwrap().0.attr] {
             assert_eq!(attr.size, host.len());
@@ -420,16 +424,16 @@ fn length_and_times_are_current_after_changes_by_another_guest() {
     for round in 1..50 {
         let open = two.other.open(theirs, RDWR).unwrap();
         two.other.write((theirs, open.handle), (round * 100, RDWR), b"at the end").unwrap();
-        assert_eq!(as_the_host_says(&mut two), round * 100 + 10);
+        assert_eq!(check_attributes(&mut two), round * 100 + 10);
         two.other.truncate(theirs, round).unwrap();
-        assert_eq!(as_the_host_says(&mut two), round);
+        assert_eq!(check_attributes(&mut two), round);
         two.other.release(theirs, open.handle).unwrap();
-        // O_TRUNC, as Linux sends it with ATOMIC_O_TRUNC.
+        // With ATOMIC_O_TRUNC, Linux sends O_TRUNC in the OPEN.
         let open = two.other.open(theirs, RDWR | OpenFlags::TRUNC).unwrap();
-        assert_eq!(as_the_host_says(&mut two), 0);
+        assert_eq!(check_attributes(&mut two), 0);
         two.other.release(theirs, open.handle).unwrap();
         fs::File::options().write(true).open(two.host("file")).unwrap().write_all_at(b"host", round).unwrap();
-        assert_eq!(as_the_host_says(&mut two), round + 4);
+        assert_eq!(check_attributes(&mut two), round + 4);
     }
 }
 
@@ -448,7 +452,7 @@ fn tests() -> BTreeSet<String> {
         let text = fs::read_to_string(path).unwrap_or_default();
         let mut lines = text.lines().map(str::trim);
         let mut found = Vec::new();
-        // A helper function has a name too, but only a test has this line before it.
+        // This line is only before tests, not before helper functions.
         while lines.any(|line| line == "#[test]") {
             let declared = lines.find_map(|line| line.strip_prefix("fn "));
             found.extend(declared.and_then(|rest| rest.split('(').next().map(str::to_owned)));

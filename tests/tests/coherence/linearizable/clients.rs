@@ -1,5 +1,5 @@
-//! Clients that make the calls: a guest at the wire, and a process that uses a directory, either a
-//! mount or the host's own.
+//! The clients that make the calls. [`Wire`] sends FUSE requests to a daemon. [`Directory`] is a
+//! process that makes system calls in a directory, which is a mount or the host's own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,10 +10,13 @@ use pinhole_protocol::{Created, Handle, NodeId, OpenFlags, RenameFlags};
 use pinhole_tests::frontend::files::Files;
 use rustix::io::Errno;
 
-/// Files that every client has open: registers, a log, and a file of which only the length counts.
+/// Files that every client has open. `registers` has bytes that are read and written one by one,
+/// `log` grows by appends, and of `length` only the length matters.
 pub(crate) const OPEN: [&str; 3] = ["registers", "log", "length"];
 
-/// Calls of a client. The host carries out each of them atomically. All names are in one folder.
+/// Calls of a client. The host carries out each call atomically. `file` is an index of [`OPEN`],
+/// and `place` an offset in bytes, for a read with the number of bytes. All names are in one
+/// folder.
 pub(crate) trait Client: Send {
     fn read(&mut self, file: usize, place: (u64, usize)) -> io::Result<Vec<u8>>;
     fn write(&mut self, file: usize, place: u64, bytes: &[u8]) -> io::Result<()>;
@@ -27,14 +30,15 @@ pub(crate) trait Client: Send {
     fn remove(&mut self, name: &str) -> io::Result<()>;
     /// Creates a file with O_EXCL.
     fn make(&mut self, name: &str) -> io::Result<()>;
-    /// Returns whether a rename of a contested name is atomic. A kernel looks up both names before
-    /// it sends the rename, each at its own moment. If the file is moved from one to the other in
-    /// between, the kernel takes them for two names of one file, does nothing and reports success,
-    /// as POSIX demands for two such names.
-    fn moves(&self) -> bool;
+    /// Returns whether a rename is atomic even if other clients rename the same names.
+    /// / In a mount it is not: the kernel looks up both names, one after the other, before it sends
+    /// the RENAME. If another client renames_atomically the file from the one name to the other in
+    //between, the / kernel takes them for two links of one file. Then it does nothing and reports
+    //success, as / POSIX demands for two links of one file.
+    fn renames_atomically(&self) -> bool;
 }
 
-/// Process that uses a directory.
+/// Process that makes system calls in a directory.
 pub(crate) struct Directory {
     folder: PathBuf,
     files: Vec<File>,
@@ -95,7 +99,7 @@ impl Client for Directory {
         File::create_new(self.folder.join(name)).map(drop)
     }
 
-    fn moves(&self) -> bool {
+    fn renames_atomically(&self) -> bool {
         !self.is_mount
     }
 }
@@ -103,7 +107,7 @@ impl Client for Directory {
 /// `O_RDWR`.
 const RDWR: OpenFlags = OpenFlags::from_bits_retain(2);
 
-/// Guest at the wire. Its root has the files of the folder.
+/// Test client that sends FUSE requests. The root of its share has all files.
 pub(crate) struct Wire<'g> {
     guest: &'g mut Files,
     open: Vec<(NodeId, Handle)>,
@@ -160,12 +164,12 @@ impl Client for Wire<'_> {
         self.guest.release(entry.node, open.handle)
     }
 
-    fn moves(&self) -> bool {
+    fn renames_atomically(&self) -> bool {
         true
     }
 }
 
-/// Returns whether a call had its effect. It had none if it failed with this errno, because the
+/// Returns whether a call succeeded. If it failed, its errno must be `not`, which says that the
 /// name was missing or already existed.
 pub(crate) fn had_effect(answer: io::Result<()>, not: Errno) -> bool {
     match answer {

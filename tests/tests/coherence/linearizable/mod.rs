@@ -1,16 +1,20 @@
-//! Do random calls of several guests and the host, all at once, have an explanation?
+//! If several guests and the host make random calls at the same time, are the results consistent?
 //!
-//! Under `strict`, some order of the calls explains every result, with each call at a single moment
-//! between its start and its end (linearizability). Under `auto`, each open sees the data that was
-//! closed before it.
+//! In the cache mode `strict`, the calls must be linearizable: some order of the calls, with each
+//! call at a single moment between its start and its end, explains every result. In `auto`, each
+//! open must see the data that was closed before it.
 //!
-//! The tests use only calls that Linux itself makes atomic, so that only a guest or its daemon can
-//! be wrong: single bytes, because a read copies a page without a lock against a writer; appends,
-//! whose lengths are visible only after their bytes; lengths; names.
+//! The tests use only calls that Linux makes atomic on a local file system. So only a guest or a
+//! daemon can cause a wrong result. These calls are:
 //!
-//! Each run prints its own seed. `PINHOLE_SEED` repeats the choices of a run, but not its timing,
-//! and `PINHOLE_HISTORY_ROUNDS` plays more rounds. A refused history is printed in its smallest
-//! form, with the seed of its round. Needs root and /dev/fuse.
+//! - reads and writes of single bytes (a longer read is not atomic, because Linux copies a page
+//!   without a lock against writers);
+//! - appends, because Linux shows the new length only after the bytes;
+//! - changes of the length, and changes of names.
+//!
+//! Each run prints its seed. `PINHOLE_SEED` repeats the choices of a run, but not its timing.
+//! `PINHOLE_HISTORY_ROUNDS` sets the number of rounds. If a test fails, it prints the smallest part
+//! of the history that no order explains, with the seed of the round. Needs root and /dev/fuse.
 
 mod clients;
 mod play;
@@ -28,11 +32,12 @@ use play::{Calls, Game, play, prepare};
 
 /// Number of rounds of each test.
 const ROUNDS: u64 = 40;
-/// Number of rounds in which the checker must refuse a guest that caches.
+/// Number of rounds within which the checker must find a violation by a guest that caches.
 const ROUNDS_UNTIL_REFUSED: u64 = 40;
 /// Number of calls of each client in a round.
 const CALLS: u64 = 40;
 
+/// Returns the number in an environment variable.
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
@@ -46,7 +51,8 @@ fn seed() -> u64 {
     })
 }
 
-/// Plays rounds until one is refused, and returns its description.
+/// Plays at most `rounds` rounds. Returns a description of the first round whose results are not
+/// consistent. `round` gets a seed, and returns the number of calls and the result of the check.
 fn first_refused(rounds: u64, mut round: impl FnMut(u64) -> (usize, Result<(), String>)) -> Option<String> {
     println!("PINHOLE_SEED={}", seed());
     let mut count = 0;
@@ -62,8 +68,9 @@ fn first_refused(rounds: u64, mut round: impl FnMut(u64) -> (usize, Result<(), S
     None
 }
 
-fn verdict(calls: &Calls) -> (usize, Result<(), String>) {
-    (calls.count(), calls.judge())
+/// Returns the number of calls, and the result of the check.
+fn count_and_check(calls: &Calls) -> (usize, Result<(), String>) {
+    (calls.count(), calls.check_calls())
 }
 
 #[test]
@@ -81,13 +88,14 @@ fn strict_wire_clients_and_host_are_linearizable() {
         let wires = guests.map(|guest| Box::new(Wire::new(guest).unwrap()) as Box<dyn Client>);
         let host = Box::new(Directory::new(&share, false).unwrap()) as Box<dyn Client>;
         let clients = wires.chain([host]).collect();
-        verdict(&play(clients, &share, Game { seed, count: CALLS, kinds: 4 }))
+        count_and_check(&play(clients, &share, Game { seed, count: CALLS, kinds: 4 }))
     });
     assert_eq!(refused, None);
 }
 
-/// Plays rounds among two mounts with two clients each, and the host. Returns the first refusal.
-fn among_kernels(arguments: &[&str], (rounds, kinds): (u64, u64)) -> Option<String> {
+/// Plays rounds with five clients: two in each of two mounts, and one on the host. Returns a
+/// description of the first round whose results are not consistent.
+fn first_refused_of_mounts(arguments: &[&str], (rounds, kinds): (u64, u64)) -> Option<String> {
     let mounts = Mounts::new(&[arguments, arguments]).unwrap();
     let share = mounts.host();
     first_refused(rounds, |seed| {
@@ -96,14 +104,14 @@ fn among_kernels(arguments: &[&str], (rounds, kinds): (u64, u64)) -> Option<Stri
         let kernels = places.map(|place| Directory::new(place, true).unwrap());
         let host = Directory::new(&share, false).unwrap();
         let clients = kernels.chain([host]).map(|client| Box::new(client) as Box<dyn Client>).collect();
-        verdict(&play(clients, &share, Game { seed, count: CALLS, kinds }))
+        count_and_check(&play(clients, &share, Game { seed, count: CALLS, kinds }))
     })
 }
 
 #[test]
 fn strict_kernels_and_host_are_linearizable() {
     let rounds = number("PINHOLE_HISTORY_ROUNDS", ROUNDS);
-    assert_eq!(among_kernels(&["--cache=strict"], (rounds, 4)), None);
+    assert_eq!(first_refused_of_mounts(&["--cache=strict"], (rounds, 4)), None);
 }
 
 #[test]
@@ -111,35 +119,40 @@ fn caching_kernels_are_not_linearizable() {
     for arguments in
         [&["--cache=exclusive"][..], &["--cache=auto", "--attr-timeout=60"], &["--cache=metadata"]]
     {
-        // Only registers and lengths: wrong results of the other calls are no histories any more.
-        let refused = among_kernels(arguments, (ROUNDS_UNTIL_REFUSED, 2));
+        // Two kinds of calls only, on registers and lengths. The checker cannot read a history with
+        // wrong results of the other kinds.
+        let refused = first_refused_of_mounts(arguments, (ROUNDS_UNTIL_REFUSED, 2));
         let refused = refused.unwrap_or_else(|| panic!("{arguments:?} passed for strict"));
         assert!(refused.contains("no order explains"), "{refused}");
         println!("{arguments:?}: {refused}");
     }
 }
 
-/// As [`among_kernels`], with files that are opened, read or written, and closed.
-fn reopened(arguments: &[&str], rounds: u64) -> Option<String> {
+/// As [`first_refused_of_mounts`], with clients that open a file, read or write all of it, and
+/// close it.
+fn first_refused_reopening(arguments: &[&str], rounds: u64) -> Option<String> {
     let mounts = Mounts::new(&[arguments, arguments]).unwrap();
     let share = mounts.host();
     let places: Vec<PathBuf> =
         mounts.places().chain(mounts.places()).map(PathBuf::from).chain([share.clone()]).collect();
     first_refused(rounds, |seed| {
-        let passages = reopen::play(&share, &places, (seed, CALLS));
-        (passages.count(), passages.judge())
+        let accesses = reopen::play(&share, &places, (seed, CALLS));
+        (accesses.count(), accesses.check_calls())
     })
 }
 
 #[test]
 fn auto_is_close_to_open_among_kernels_and_the_host() {
     let rounds = number("PINHOLE_HISTORY_ROUNDS", ROUNDS);
-    assert_eq!(reopened(&["--cache=auto"], rounds), None);
-    assert_eq!(reopened(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"], rounds), None);
+    assert_eq!(first_refused_reopening(&["--cache=auto"], rounds), None);
+    assert_eq!(
+        first_refused_reopening(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"], rounds),
+        None
+    );
 }
 
 #[test]
 fn exclusive_kernels_are_not_close_to_open() {
-    let refused = reopened(&["--cache=exclusive"], ROUNDS_UNTIL_REFUSED);
+    let refused = first_refused_reopening(&["--cache=exclusive"], ROUNDS_UNTIL_REFUSED);
     println!("{}", refused.expect("exclusive passed for close-to-open"));
 }

@@ -1,4 +1,4 @@
-//! One round: clients make random calls at the same time, and their results are checked.
+//! One round: several clients make random calls at the same time. Then a checker reads the results.
 
 use std::fs;
 use std::path::Path;
@@ -19,6 +19,7 @@ use super::clients::{Client, OPEN, had_effect};
 pub(crate) struct Random(pub u64);
 
 impl Random {
+    /// Returns the next number, which is less than `limit`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -28,18 +29,20 @@ impl Random {
 
 /// Offsets of the registers: two in one page, one at the end of a page, one in another page.
 const REGISTERS: [u64; 4] = [0, 1, 4095, 9000];
+/// Length of the file `registers` in bytes.
 const REGISTERS_LEN: usize = 16 << 10;
+/// Indexes of [`OPEN`].
 const REGISTER_FILE: usize = 0;
 const LOG_FILE: usize = 1;
 const LENGTH_FILE: usize = 2;
 /// Length of a record of the log in bytes.
 const RECORD: usize = 8;
-/// Upper bound on the length of the log. One request can carry that much.
+/// Upper bound on the length of the log in bytes. The reply to one READ can carry as much.
 const LOG_MAX: usize = 64 << 10;
-/// Names that all clients change.
+/// Names that all clients create, replace, move and remove.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// All calls, by the object that they were made on.
+/// Calls with their results, for each object: each register, the log, the length and the names.
 #[derive(Default)]
 pub(crate) struct Calls {
     registers: [Vec<Made<register::RegisterCall>>; REGISTERS.len()],
@@ -48,7 +51,7 @@ pub(crate) struct Calls {
     names: Vec<Made<names::NameCall>>,
 }
 
-/// Makes the content of the folder before the round.
+/// Empties the folder and creates the files of [`OPEN`], before a round.
 pub(crate) fn prepare(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
@@ -61,19 +64,24 @@ pub(crate) fn prepare(folder: &Path) {
 /// State that all clients of a round share.
 struct Round<'r> {
     began: Instant,
-    /// Next number. Each value, record and length is used once.
+    /// Next unused number. Numbers serve as values, records and lengths, so that the checker can
+    /// tell which call stored what another call found.
     next: AtomicU64,
+    /// Lets all clients begin at the same time.
     begin: Barrier,
-    /// Folder of files that will replace others.
+    /// The host's shared folder. A client creates a file here before it gives the file a name that
+    /// is in use.
     folder: &'r Path,
 }
 
 impl Round<'_> {
+    /// Returns the time since the start of the round in nanoseconds.
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap()
     }
 
-    fn fresh(&self) -> u64 {
+    /// Returns an unused number.
+    fn unused_number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::SeqCst)
     }
 }
@@ -84,11 +92,12 @@ pub(crate) struct Game {
     pub(crate) seed: u64,
     /// Number of calls of each client.
     pub(crate) count: u64,
-    /// How many kinds of calls are made: the first of registers, the length, the log and the names.
+    /// Number of kinds of calls, from 1 to 4. The kinds are, in this order, calls on registers, on
+    /// the length, on the log and on names.
     pub(crate) kinds: u64,
 }
 
-/// Runs the clients, each on its own thread.
+/// Runs the clients, each on its own thread, and returns all of their calls.
 pub(crate) fn play(clients: Vec<Box<dyn Client + '_>>, folder: &Path, game: Game) -> Calls {
     let round =
         Round { began: Instant::now(), next: AtomicU64::new(1), begin: Barrier::new(clients.len()), folder };
@@ -120,15 +129,15 @@ impl Calls {
         self.names.extend(other.names);
     }
 
-    /// Checks that some order explains the calls.
+    /// Checks that some order explains the results of all calls.
     ///
     /// # Errors
-    /// Fails with the smallest part that no order explains.
-    pub(crate) fn judge(&self) -> Result<(), String> {
-        self.registers.iter().try_for_each(|calls| judge::<Register>(calls))?;
-        judge::<Log>(&self.log)?;
-        judge::<Length>(&self.length)?;
-        judge::<Names>(&self.names)
+    /// Fails with the smallest part of the calls that no order explains.
+    pub(crate) fn check_calls(&self) -> Result<(), String> {
+        self.registers.iter().try_for_each(|calls| check_calls::<Register>(calls))?;
+        check_calls::<Log>(&self.log)?;
+        check_calls::<Length>(&self.length)?;
+        check_calls::<Names>(&self.names)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -137,10 +146,11 @@ impl Calls {
     }
 }
 
-fn judge<O: Object + Default>(history: &[Made<O::Call>]) -> Result<(), String> {
+fn check_calls<O: Object + Default>(history: &[Made<O::Call>]) -> Result<(), String> {
     check(&O::default(), history).map_err(|refused| refused.to_string())
 }
 
+/// A client, and the calls that it has made.
 struct Player<'r, 'c> {
     number: usize,
     client: Box<dyn Client + 'c>,
@@ -150,6 +160,7 @@ struct Player<'r, 'c> {
 }
 
 impl Player<'_, '_> {
+    /// Makes one random call.
     fn turn(&mut self, kinds: u64) {
         match self.random.below(kinds) {
             0 => self.on_a_register(),
@@ -159,7 +170,7 @@ impl Player<'_, '_> {
         }
     }
 
-    /// Makes a call and records its times.
+    /// Makes a call and records the times of its start and its end.
     fn make<C>(&mut self, call: impl FnOnce(&mut dyn Client) -> C) -> Made<C> {
         let called = self.round.now();
         let call = call(&mut *self.client);
@@ -169,7 +180,7 @@ impl Player<'_, '_> {
     fn on_a_register(&mut self) {
         let which = usize::try_from(self.random.below(REGISTERS.len() as u64)).unwrap();
         let place = REGISTERS[which];
-        let value = u8::try_from(self.round.fresh() % 255).unwrap() + 1;
+        let value = u8::try_from(self.round.unused_number() % 255).unwrap() + 1;
         let made = if self.random.below(3) == 0 {
             self.make(|client| {
                 client.write(REGISTER_FILE, place, &[value]).unwrap();
@@ -184,7 +195,7 @@ impl Player<'_, '_> {
     }
 
     fn on_the_log(&mut self) {
-        let record = self.round.fresh();
+        let record = self.round.unused_number();
         let made = match self.random.below(3) {
             0 => self.make(|client| {
                 client.append(LOG_FILE, &record.to_le_bytes()).unwrap();
@@ -206,7 +217,7 @@ impl Player<'_, '_> {
     }
 
     fn on_the_length(&mut self) {
-        let place = self.round.fresh() * 7 % 10_000;
+        let place = self.round.unused_number() * 7 % 10_000;
         let made = match self.random.below(6) {
             0 => self.make(|client| {
                 client.truncate(LENGTH_FILE, place).unwrap();
@@ -228,7 +239,7 @@ impl Player<'_, '_> {
     fn on_names(&mut self) {
         let [one, other] = [(); 2].map(|()| u8::try_from(self.random.below(NAMES.len() as u64)).unwrap());
         let [name, next] = [one, other].map(|which| NAMES[usize::from(which)]);
-        let kinds = if self.client.moves() && one != other { 7 } else { 5 };
+        let kinds = if self.client.renames_atomically() && one != other { 7 } else { 5 };
         let made = match self.random.below(kinds) {
             0 => self.replace(one),
             1 => self
@@ -253,9 +264,10 @@ impl Player<'_, '_> {
         self.calls.names.push(made);
     }
 
-    /// Gives a name to a new file with a unique length.
+    /// Creates a file with a unique length and gives it the name `name`, in place of the file that
+    /// has the name.
     fn replace(&mut self, name: u8) -> Made<names::NameCall> {
-        let len = self.round.fresh();
+        let len = self.round.unused_number();
         let new = format!("new{}-{len}", self.number);
         fs::File::create(self.round.folder.join(&new)).unwrap().set_len(len).unwrap();
         self.make(|client| {

@@ -1,4 +1,5 @@
-//! One round of close-to-open: all clients write and read whole files at the same time.
+//! One round of the test of close-to-open: several clients write and read whole files at the same
+//! time. Then a checker reads the results.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,23 +12,24 @@ use pinhole_tests::linearizability::reopened::{FileAccess, check};
 
 use super::play::Random;
 
-/// A file that is replaced by another complete file, and a file that is truncated and written
-/// again.
+/// The test files. A writer replaces the first one by another file, and truncates and rewrites the
+/// second one.
 const FILES: [&str; 2] = ["replaced", "rewritten"];
 
-/// Returns the content of the file of that number: its number and a unique length.
+/// Returns the content that the write with this number stores. It repeats the number, so that a
+/// read shows which write it saw.
 fn text(number: u64) -> String {
     format!("{number} ").repeat(usize::try_from(number * 37 % 1500 + 1).unwrap())
 }
 
-/// Files as they were written and as they were read, for each of [`FILES`].
+/// Writes and reads with their contents, for each of [`FILES`].
 #[derive(Default)]
 pub(crate) struct FileAccesses {
     stored: [Vec<FileAccess<String>>; 2],
     seen: [Vec<FileAccess<String>>; 2],
 }
 
-/// Starts with an empty share. A client in each of `folders` carries out `count` accesses.
+/// Runs one client in each of `folders`. Each client writes or reads `count` times.
 pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64)) -> FileAccesses {
     let began = Instant::now();
     let now = || u64::try_from(began.elapsed().as_nanos()).unwrap();
@@ -49,7 +51,8 @@ pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64))
         }
         let number = next.fetch_add(1, Ordering::SeqCst);
         let value = text(number);
-        // Two concurrent writers of one file leave a mixture, on any file system.
+        // Only one client writes at a time: two concurrent writers of one file leave a mixture on
+        // any file system.
         let alone = rewriting.lock().unwrap();
         let called = now();
         if which == 0 {
@@ -88,12 +91,11 @@ impl FileAccesses {
     /// Checks that each open saw the data that was closed before it.
     ///
     /// # Errors
-    /// Fails with the first that did not.
-    pub(crate) fn judge(&self) -> Result<(), String> {
+    /// Fails with the first open that did not.
+    pub(crate) fn check_calls(&self) -> Result<(), String> {
         let [replaced, rewritten] = &self.stored;
         let [seen, seen_rewritten] = &self.seen;
-        // A reader may see a part of a file while another client rewrites it. Such reads do not
-        // count.
+        // A read during a rewrite of the file may return a part of it, so it is not checked.
         let is_undisturbed = |one: &&FileAccess<String>| {
             rewritten.iter().all(|other| one.returned < other.called || other.returned < one.called)
         };

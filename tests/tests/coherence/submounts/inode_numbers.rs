@@ -1,4 +1,4 @@
-//! Inode numbers of files on other file systems than that of the share.
+//! Does each file on a host mount below the share have its own inode number?
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,11 +8,12 @@ use pinhole_protocol::NodeId;
 
 use super::share::{Guest, Share, run};
 
-/// First inode number that the daemon assigns itself.
+/// First inode number that the daemon assigns to a file instead of the host's number.
 const RENUMBERED: u64 = 1 << 63;
 
-/// Returns a share with two file systems, each with one file of the same inode number.
-pub(crate) fn with_two_equal_inodes() -> (Share, [PathBuf; 2]) {
+/// Returns a share with the files `one` and `two`, and the paths of these files on the host. Each
+/// is a bind mount of a file of a different tmpfs, and both have the same inode number there.
+pub(crate) fn share_with_two_equal_inodes() -> (Share, [PathBuf; 2]) {
     let share = Share::new();
     let sources = ["one", "two"].map(|name| {
         let folder = share.beside(name);
@@ -24,15 +25,19 @@ pub(crate) fn with_two_equal_inodes() -> (Share, [PathBuf; 2]) {
         folder.join("file")
     });
     let inode = |path: &PathBuf| fs::metadata(path).unwrap().ino();
-    assert_eq!(inode(&sources[0]), inode(&sources[1]), "two tmpfs number their files alike");
+    assert_eq!(
+        inode(&sources[0]),
+        inode(&sources[1]),
+        "the two tmpfs give their files different inode numbers"
+    );
     (share, sources)
 }
 
 #[test]
 fn single_files_of_two_file_systems_differ_by_inode_number() {
-    let (share, _sources) = with_two_equal_inodes();
+    let (share, _sources) = share_with_two_equal_inodes();
     fs::write(share.path("own"), "").unwrap();
-    let told = |guest: &mut Guest| {
+    let numbers_of = |guest: &mut Guest| {
         ["one", "two", "own"].map(|name| {
             let found = guest.look_up_in(NodeId::ROOT, name).unwrap();
             assert_eq!(guest.attributes(found.node).unwrap().ino, found.attr.ino);
@@ -40,15 +45,15 @@ fn single_files_of_two_file_systems_differ_by_inode_number() {
         })
     };
     let mut guest = share.guest(&[]);
-    let numbers = told(&mut guest);
+    let numbers = numbers_of(&mut guest);
     assert!(numbers[0] >= RENUMBERED && numbers[1] >= RENUMBERED && numbers[0] != numbers[1], "{numbers:x?}");
     assert!(numbers[2] < RENUMBERED);
     assert_eq!(
-        guest.listed(NodeId::ROOT, true),
+        guest.list(NodeId::ROOT, true),
         sorted(&[("one", numbers[0]), ("two", numbers[1]), ("own", numbers[2])])
     );
     drop(guest);
-    assert_eq!(told(&mut share.guest(&[])), numbers, "another daemon tells the same");
+    assert_eq!(numbers_of(&mut share.guest(&[])), numbers, "another daemon assigns other numbers");
 }
 
 #[test]
@@ -57,15 +62,15 @@ fn trees_of_unannounced_file_systems_have_different_inode_numbers() {
     share.tmpfs("one", "1");
     share.tmpfs("two", "2");
     let mut guest = share.guest(&["--no-announce-submounts"]);
-    let told = ["one", "two"].map(|name| {
+    let by_tree = ["one", "two"].map(|name| {
         let (root, file) = (guest.look_up(name), guest.look_up(&format!("{name}/file")));
         let numbers = [root, file].map(|node| guest.attributes(node).unwrap().ino);
         for plus in [true, false] {
-            assert_eq!(guest.listed(root, plus), sorted(&[("file", numbers[1])]));
+            assert_eq!(guest.list(root, plus), sorted(&[("file", numbers[1])]));
         }
         numbers
     });
-    let all = [told[0], told[1]].concat();
+    let all = [by_tree[0], by_tree[1]].concat();
     for (at, number) in all.iter().enumerate() {
         assert!(*number >= RENUMBERED && !all[..at].contains(number), "{all:x?}");
     }

@@ -1,8 +1,7 @@
-//! Are host mounts below the share served correctly, can the host unmount them, and has each file
-//! its own identity?
+//! Does the daemon serve host mounts below the share correctly, and can the host unmount them?
 //!
-//! Each test has its own mounts. The share passes changes of mounts on to the daemon, as on a host
-//! that runs systemd.
+//! Each test has its own mounts. The share has shared mount propagation, as on a host that runs
+//! systemd: the daemon sees each mount and unmount below it.
 
 mod inode_numbers;
 mod share;
@@ -11,7 +10,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use inode_numbers::with_two_equal_inodes;
+use inode_numbers::share_with_two_equal_inodes;
 use pinhole_protocol::client::decode_open;
 use pinhole_protocol::{MkDir, Name, NodeId, Open, OpenFlags, Operation, SyncFs, Write, WriteFlags};
 use pinhole_tests::daemon::Daemon;
@@ -86,7 +85,8 @@ fn open_file_keeps_its_mount_until_released() {
     let mut guest = share.guest(&[]);
     let file = guest.look_up("data/file");
     let handle = guest.open(file).unwrap();
-    // Descriptors of all other mounts are closed or can be closed.
+    // The open file and its mount need two descriptors. The daemon closes all other descriptors on
+    // mounts below the share.
     let other = guest.look_up("data");
     guest.attributes(other).unwrap();
     guest.wait_until_idle(2);
@@ -102,7 +102,7 @@ fn new_file_system_is_not_served_under_old_ids() {
     let mut guest = share.guest(&[]);
     let old = guest.walk("data/file");
     share.unmount_when_idle("data");
-    // The new one gets the same device number, and its files the same inode numbers.
+    // The new tmpfs gets the same device number, and its files get the same inode numbers.
     share.tmpfs("data", "new");
     for node in &old {
         assert_eq!(errno(guest.attributes(*node)), Some(STALE));
@@ -152,7 +152,7 @@ fn changes_are_synced_before_a_mount_is_closed() {
     let is_traced = || !fs::read_to_string(&traced).unwrap().contains("TracerPid:\t0\n");
     pinhole_tests::frontend::eventually("strace is attached", is_traced);
     let syncs = || fs::read_to_string(&trace).unwrap_or_default().matches("syncfs(").count();
-    // A read of attributes changes nothing.
+    // After a GETATTR, nothing on the mount has changed, so the daemon closes it without syncfs.
     guest.attributes(disk).unwrap();
     guest.wait_until_idle(0);
     assert_eq!(syncs(), 0);
@@ -160,7 +160,7 @@ fn changes_are_synced_before_a_mount_is_closed() {
     guest.ask(disk, &Operation::MkDir(MkDir { name, mode: 0o755, umask: 0 })).unwrap();
     guest.wait_until_idle(0);
     assert_eq!(syncs(), 1);
-    // Nothing is left to write back on that mount.
+    // The mount was synced when it was closed. So SYNCFS makes one call, for the share itself.
     guest.ask(NodeId::ROOT, &Operation::SyncFs(SyncFs)).unwrap();
     assert_eq!(syncs(), 2);
     rustix::process::kill_process(rustix::process::Pid::from_child(&strace), rustix::process::Signal::TERM)
@@ -185,7 +185,7 @@ fn error_of_an_idle_mount_fails_the_next_syncfs() {
     let write = Write { handle, offset: 0, size: 4096, write_flags, lock_owner: None, flags };
     guest.wire.request(1, data, &Operation::Write(write), &[7; 4096]).unwrap().success().unwrap();
     guest.release(data, handle);
-    // Closing has to write back the data, which fails.
+    // The daemon syncs the mount before it closes it. The write-back fails.
     guest.wait_until_idle(0);
     let said = errno(guest.ask(NodeId::ROOT, &Operation::SyncFs(SyncFs)));
     assert!(matches!(said, Some(5 | 28)), "{said:?} is neither EIO nor ENOSPC");
@@ -228,7 +228,7 @@ fn mount_moved_by_the_host_is_found_again() {
 }
 
 #[test]
-fn without_handles_a_forgotten_directory_lets_its_mount_go() {
+fn without_handles_a_forgotten_directory_releases_its_mount() {
     let share = Share::new();
     share.tmpfs("data", "text");
     fs::write(share.beside("single"), "single").unwrap();
@@ -238,7 +238,8 @@ fn without_handles_a_forgotten_directory_lets_its_mount_go() {
     let nodes = guest.walk("data/file");
     let single = guest.look_up("single");
     guest.attributes(nodes[1]).unwrap();
-    // A file is found again by its name. A directory is not, and stays open while it is known.
+    // Without inode handles, the daemon finds a file again by its name. It keeps a directory open
+    // as long as the guest knows it.
     share.unmount_when_idle("single");
     assert_eq!(errno(guest.attributes(single)), Some(STALE));
     guest.wait_until_idle(1);
@@ -249,8 +250,9 @@ fn without_handles_a_forgotten_directory_lets_its_mount_go() {
     share.unmount_when_idle("data");
 }
 
-/// Script of a real guest: it reads two mounts, drops its caches of one of them, and compares two
-/// files.
+/// Script of a User-mode Linux guest. It reads files on two mounts, and unmounts one of them in the
+/// guest. After the host has unmounted both, it lists them, and compares and copies the files `one`
+/// and `two`.
 const LOOKS: &str = r#"
     cd /mnt/data
     cat idle/file dropped/file; echo
@@ -272,7 +274,7 @@ const LOOKS: &str = r#"
 
 #[test]
 fn host_unmounts_under_real_guest_that_distinguishes_equal_inodes() {
-    let (share, sources) = with_two_equal_inodes();
+    let (share, sources) = share_with_two_equal_inodes();
     share.ext4("idle", "text of idle, ");
     share.tmpfs("dropped", "text of dropped");
     let number = |guest: &mut Guest, name| guest.look_up_in(NodeId::ROOT, name).unwrap().attr.ino;

@@ -1,4 +1,4 @@
-//! A share with host mounts below it, and a guest at the wire.
+//! A share with host mounts below it, and a test client that sends FUSE requests.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -19,11 +19,11 @@ use pinhole_tests::frontend::{Frontend, Setup};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use tempfile::TempDir;
 
-/// Upper bound on the time until an unused mount can be unmounted: a few seconds, even on a busy
+/// Time limit until an unused mount can be unmounted. It takes a few seconds, and longer on a busy
 /// host.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Shared folder whose mounts are visible to the daemon.
+/// Shared folder. The daemon sees each later mount and unmount below it.
 pub(crate) struct Share {
     folder: TempDir,
 }
@@ -49,20 +49,21 @@ impl Share {
         self.folder.path().join(name)
     }
 
+    /// Starts a daemon and connects a guest.
     pub(crate) fn guest(&self, arguments: &[&str]) -> Guest {
         let daemon = Daemon::pinhole(self.path("")).unwrap();
         let daemon = arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument));
         Guest::of(daemon.start().unwrap())
     }
 
-    /// Mounts a tmpfs with a file that contains `text`.
+    /// Mounts a tmpfs at `name`. It has the file `file` with the content `text`.
     pub(crate) fn tmpfs(&self, name: &str, text: &str) {
         fs::create_dir_all(self.path(name)).unwrap();
         run("mount", &["-t", "tmpfs", "submount"], &[&self.path(name)]);
         fs::write(self.path(name).join("file"), text).unwrap();
     }
 
-    /// Mounts an ext4 image with a file that contains `text`.
+    /// Mounts an ext4 image at `name`. It has the file `file` with the content `text`.
     pub(crate) fn ext4(&self, name: &str, text: &str) {
         let image = self.beside(&format!("{}.image", name.replace('/', "-")));
         if !image.exists() {
@@ -82,7 +83,7 @@ impl Share {
         rustix::mount::unmount(self.path(name), UnmountFlags::NOFOLLOW)
     }
 
-    /// Unmounts it as soon as it is unused, and returns how long that took.
+    /// Unmounts the mount at `name` as soon as it is unused. Returns the time until then.
     pub(crate) fn unmount_when_idle(&self, name: &str) -> Duration {
         let began = Instant::now();
         loop {
@@ -111,11 +112,11 @@ pub(crate) fn run(program: &str, words: &[&str], paths: &[&Path]) {
     assert!(done.status.success(), "{program}: {said}; as root, with loop devices: `modprobe loop`");
 }
 
-/// Guest at the wire that caches nothing.
+/// Test client that sends FUSE requests and caches nothing.
 pub(crate) struct Guest {
     pub(crate) wire: Frontend,
     pub(crate) daemon: Serving,
-    /// Mount ids of the descriptors that the daemon has from the start.
+    /// Mount ids of the descriptors that the daemon had when the guest had connected.
     mounts: BTreeSet<String>,
 }
 
@@ -124,14 +125,14 @@ impl Guest {
         let setup = Setup { queues: 2, ..Setup::default() };
         let mut wire = Frontend::connect_with(daemon.socket(), setup).unwrap();
         wire.init().unwrap();
-        let mounts = mounts_of(daemon.serving_id()).into_iter().collect();
+        let mounts = mount_ids_of(daemon.serving_id()).into_iter().collect();
         Self { wire, daemon, mounts }
     }
 
-    /// Waits until the daemon has at most so many descriptors on mounts below the share.
+    /// Waits until the daemon has at most `left` descriptors on mounts below the share.
     pub(crate) fn wait_until_idle(&self, left: usize) {
         let below = || {
-            let mounts = mounts_of(self.daemon.serving_id());
+            let mounts = mount_ids_of(self.daemon.serving_id());
             mounts.iter().filter(|mount| !self.mounts.contains(*mount)).count()
         };
         let began = Instant::now();
@@ -155,7 +156,7 @@ impl Guest {
         self.ask(node, &Operation::Lookup(Lookup { name })).map(|body| decode_entry(&body).unwrap().0)
     }
 
-    /// Looks up a path and returns every node of it, the last one last.
+    /// Looks up each name of a path, and returns their nodes in the same order.
     pub(crate) fn walk(&mut self, path: &str) -> Vec<NodeId> {
         let mut found = vec![NodeId::ROOT];
         for name in path.split('/') {
@@ -164,6 +165,7 @@ impl Guest {
         found.split_off(1)
     }
 
+    /// Looks up a path and returns its node.
     pub(crate) fn look_up(&mut self, path: &str) -> NodeId {
         *self.walk(path).last().unwrap()
     }
@@ -194,8 +196,9 @@ impl Guest {
         bytes.map(|bytes| String::from_utf8(bytes).unwrap())
     }
 
-    /// Returns the names of a directory with their inode numbers, without "." and "..".
-    pub(crate) fn listed(&mut self, node: NodeId, plus: bool) -> Vec<(String, u64)> {
+    /// Returns the names in a directory with their inode numbers, sorted, without "." and "..".
+    /// Uses READDIRPLUS if `plus` is set.
+    pub(crate) fn list(&mut self, node: NodeId, plus: bool) -> Vec<(String, u64)> {
         let opened = self.ask(node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() })).unwrap();
         let list = ReadDir { handle: decode_open(&opened).unwrap().handle, offset: 0, size: 4096 };
         let list = if plus { Operation::ReadDirPlus(ReadDirPlus { list }) } else { Operation::ReadDir(list) };
@@ -223,10 +226,10 @@ impl Guest {
 }
 
 /// Returns the mount id of each descriptor of a process.
-fn mounts_of(process: u32) -> Vec<String> {
+fn mount_ids_of(process: u32) -> Vec<String> {
     let descriptors = fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap();
     let of = |path: PathBuf| {
-        // The descriptor may be closed meanwhile.
+        // The process may have closed the descriptor in the meantime.
         let text = fs::read_to_string(path).unwrap_or_default();
         text.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(|id| id.trim().to_owned())
     };

@@ -1,4 +1,5 @@
-//! A mounted share whose replies can be delayed after the host has been asked.
+//! A mounted share whose replies a test can delay. When a reply is delayed, the daemon has already
+//! carried out the request on the host.
 
 use pinhole::filesystem::{
     Allowed, Answer, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced, StopCheck,
@@ -21,51 +22,52 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Replies that are delayed.
+/// Requests whose replies can be delayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Lookup,
     Read,
 }
 
-/// A delayed reply. It is released by a message or when this is dropped.
-pub(crate) struct Held(Sender<()>);
+/// A delayed reply. [`DelayedReply::release`] sends the reply to the kernel, and so does `drop`.
+pub(crate) struct DelayedReply(Sender<()>);
 
-impl Held {
-    pub(crate) fn let_go(self) {
+impl DelayedReply {
+    pub(crate) fn release(self) {
         self.0.send(()).unwrap();
     }
 }
 
-/// Receivers of delayed replies, for each kind that is delayed.
-type Holds = Mutex<[Option<Sender<Held>>; 2]>;
+/// For each [`Kind`], the channel to the test that gets the delayed replies. `None` if replies of
+/// this kind are not delayed.
+type Delays = Mutex<[Option<Sender<DelayedReply>>; 2]>;
 
 /// Number of serving threads, larger than the number of delayed replies.
 const THREADS: NonZero<u16> = NonZero::new(6).unwrap();
 
 /// Directory and its mount, which caches names and attributes for a minute.
-pub(crate) struct HeldBack {
-    holds: Arc<Holds>,
+pub(crate) struct DelayedShare {
+    delays: Arc<Delays>,
     stop: StopMount,
     serving: Option<JoinHandle<()>>,
     folder: TempDir,
 }
 
-impl HeldBack {
+impl DelayedShare {
     pub(crate) fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("pinhole-held-").tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        fs_dirs(&[path("share"), path("mount")]);
+        create_dirs(&[path("share"), path("mount")]);
         let minute = Duration::from_mins(1);
         let config = ShareConfig {
             entry_timeout: minute,
             announce_submounts: false,
             ..ShareConfig::new(path("share"))
         };
-        let holds = Arc::new(Holds::default());
+        let delays = Arc::new(Delays::default());
         let behind = Passthrough::new(config).unwrap();
         let wake = Arc::clone(behind.wake_event());
-        let layer = Layer { behind, holds: Arc::clone(&holds) };
+        let layer = Layer { behind, delays: Arc::clone(&delays) };
         let flags = InitFlags::ASYNC_READ
             | InitFlags::AUTO_INVAL_DATA
             | InitFlags::ATOMIC_O_TRUNC
@@ -95,33 +97,34 @@ impl HeldBack {
             service.run(THREADS, move || ready.send(()).unwrap()).unwrap();
         });
         is_ready.recv().unwrap();
-        Self { holds, stop, serving: Some(serving), folder }
+        Self { delays, stop, serving: Some(serving), folder }
     }
 
     pub(crate) fn host(&self) -> PathBuf {
         self.folder.path().join("share")
     }
 
-    pub(crate) fn place(&self) -> PathBuf {
+    pub(crate) fn mountpoint(&self) -> PathBuf {
         self.folder.path().join("mount")
     }
 
-    /// Delays each reply of a kind from now on.
-    pub(crate) fn hold(&self, kind: Kind) -> Receiver<Held> {
-        let (tell, told) = channel();
-        self.holds.lock().unwrap()[kind as usize] = Some(tell);
-        told
+    /// Delays each reply of a kind from now on. The test receives a [`DelayedReply`] for each of
+    /// them.
+    pub(crate) fn delay(&self, kind: Kind) -> Receiver<DelayedReply> {
+        let (to_test, replies) = channel();
+        self.delays.lock().unwrap()[kind as usize] = Some(to_test);
+        replies
     }
 
     /// Stops delaying replies of a kind.
-    pub(crate) fn let_pass(&self, kind: Kind) {
-        self.holds.lock().unwrap()[kind as usize] = None;
+    pub(crate) fn stop_delaying(&self, kind: Kind) {
+        self.delays.lock().unwrap()[kind as usize] = None;
     }
 }
 
-impl Drop for HeldBack {
+impl Drop for DelayedShare {
     fn drop(&mut self) {
-        *self.holds.lock().unwrap() = [None, None];
+        *self.delays.lock().unwrap() = [None, None];
         self.stop.stop();
         if let Some(serving) = self.serving.take() {
             serving.join().unwrap();
@@ -129,28 +132,28 @@ impl Drop for HeldBack {
     }
 }
 
-fn fs_dirs(paths: &[PathBuf]) {
+fn create_dirs(paths: &[PathBuf]) {
     for path in paths {
         std::fs::create_dir(path).unwrap();
     }
 }
 
-/// File system that is mounted. The file system behind it does all the work.
+/// The mounted file system. It passes each call on to `behind`, and delays replies.
 #[derive(Debug)]
 struct Layer {
     behind: Passthrough,
-    holds: Arc<Holds>,
+    delays: Arc<Delays>,
 }
 
 impl Layer {
-    /// Waits until the reply is released, if replies of its kind are delayed.
-    fn pass<T>(&self, kind: Kind, answer: T) -> T {
-        let tell = self.holds.lock().unwrap()[kind as usize].clone();
-        if let Some(tell) = tell {
-            let (let_go, is_let_go) = channel();
-            // If either side is dropped, the reply is released.
-            if tell.send(Held(let_go)).is_ok() {
-                is_let_go.recv().unwrap_or_default();
+    /// Returns `answer`. If replies of its kind are delayed, waits until the test releases it.
+    fn delay_if_asked<T>(&self, kind: Kind, answer: T) -> T {
+        let to_test = self.delays.lock().unwrap()[kind as usize].clone();
+        if let Some(to_test) = to_test {
+            let (release, is_released) = channel();
+            // If the test drops its side of either channel, the reply is not delayed.
+            if to_test.send(DelayedReply(release)).is_ok() {
+                is_released.recv().unwrap_or_default();
             }
         }
         answer
@@ -167,8 +170,8 @@ impl Places for Layer {
     }
 }
 
-/// Methods that only call the file system behind.
-macro_rules! passed_on {
+/// Defines methods that only call `behind`.
+macro_rules! forward {
     ($($name:ident($operation:ty $(, $argument:ident: $type:ty)*) -> $answer:ty;)*) => {
         $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)*) -> $answer {
             FileSystem::$name(&self.behind, call $(, $argument)*)
@@ -182,7 +185,7 @@ impl FileSystem for Layer {
     }
 
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
-        self.pass(Kind::Lookup, FileSystem::lookup(&self.behind, call))
+        self.delay_if_asked(Kind::Lookup, FileSystem::lookup(&self.behind, call))
     }
 
     fn read(
@@ -191,10 +194,10 @@ impl FileSystem for Layer {
         into: &IoVectors<'_>,
         pace: Pace,
     ) -> Answer<Paced<usize>> {
-        self.pass(Kind::Read, FileSystem::read(&self.behind, call, into, pace))
+        self.delay_if_asked(Kind::Read, FileSystem::read(&self.behind, call, into, pace))
     }
 
-    passed_on! {
+    forward! {
         forget(protocol::Forget) -> ();
         get_attr(protocol::GetAttr) -> Answer<Attr>;
         set_attr(protocol::SetAttr, pace: Pace) -> Answer<Paced<Attr>>;
