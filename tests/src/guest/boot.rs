@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -122,7 +123,24 @@ fn initramfs(
             archive.file(&format!("modules/{name}"), 0o644, &content);
         }
     }
+    for name in &guest.modules {
+        archive.file(&format!("modules/{name}.ko"), 0o644, &qemu_module(parts, name)?);
+    }
     Ok(archive.finish())
+}
+
+/// Returns a module of QEMU's kernel, which the package has compressed.
+fn qemu_module(parts: &Parts, name: &str) -> Result<Vec<u8>, GuestError> {
+    let release = Parts::only_child(&parts.qemu()?.join("usr/lib/modules"), "cargo xtask guest --qemu")?;
+    let folder = if name == "overlay" { "overlayfs" } else { name };
+    let path = release.join("kernel/fs").join(folder).join(format!("{name}.ko.xz"));
+    let what = "cannot decompress a module of the guest's kernel; run `apt-get install xz-utils`";
+    let output = Command::new("xz").arg("-dc").arg(&path).output().map_err(GuestError::host(what))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(GuestError::host(what)(io::Error::other(said)))
 }
 
 /// Returns the parents of a path: `extra/a` for `extra/a/b`. `extra` itself always exists.
@@ -156,7 +174,7 @@ fn settings(guest: &Guest, parts: &Parts, paths: &Paths, console: Console) -> Re
             text,
             "    mkdir -p $top/mnt/{tag} && mount -t virtiofs {options}{tag} $top/mnt/{tag} || return 1"
         )
-        .map_err(std::io::Error::other)
+        .map_err(io::Error::other)
         .map_err(GuestError::host("cannot write the guest's settings"))?;
     }
     text.push_str("}\n");

@@ -99,6 +99,7 @@ pub struct Guest {
     pub(super) kernel_options: Vec<String>,
     pub(super) pinned: bool,
     pub(super) monitored: bool,
+    pub(super) modules: Vec<String>,
 }
 
 impl Guest {
@@ -115,6 +116,7 @@ impl Guest {
             kernel_options: Vec::new(),
             pinned: true,
             monitored: false,
+            modules: Vec::new(),
         }
     }
 
@@ -127,6 +129,14 @@ impl Guest {
     #[must_use]
     pub fn monitored(mut self) -> Self {
         self.monitored = true;
+        self
+    }
+
+    /// Loads a file system that QEMU's kernel has as a module: `overlay` or `erofs`. User-mode
+    /// Linux always has overlayfs.
+    #[must_use]
+    pub fn module(mut self, name: &str) -> Self {
+        self.modules.push(name.to_owned());
         self
     }
 

@@ -11,7 +11,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/shm /dev/pts
 mount -t devpts pts /dev/pts
-for module in fuse virtiofs overlay loop; do
+for module in fuse virtiofs overlay erofs loop; do
     if [ -e /modules/$module.ko ]; then insmod /modules/$module.ko; fi
 done
 . /settings

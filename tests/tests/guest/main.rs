@@ -7,6 +7,7 @@ mod dax;
 mod harness;
 mod host_view;
 mod idmap;
+mod kata;
 mod leases;
 mod pause;
 mod posix;
