@@ -157,7 +157,7 @@ fn auto_opens_the_current_file_of_a_name() {
             if way < 2 {
                 fs::rename(writer.join("new"), writer.join("file")).unwrap();
             }
-            // If this open_and_read the old file, it would overwrite it.
+            // If this opened the old file, it would overwrite it.
             fs::write(reader.join("file"), "own").unwrap();
             let on_host = |name: &str| fs::read_to_string(two.mounts.host().join(name)).unwrap();
             assert_eq!((on_host("file").as_str(), on_host(&kept(way)).as_str()), ("own", "old"), "{way}");

@@ -1,7 +1,8 @@
 //! Does any reply let a guest cache the mode of a file with set-user-id or set-group-id?
-//! ! The daemon removes these bits when the file is changed. A guest's kernel that had cached the
-//mode ! would still honor them in `exec`. The tests use a cache mode in which a guest may cache all
-//other ! attributes for a day.
+//!
+//! The daemon removes these bits when the file is changed. A guest's kernel that had cached the
+//! mode would still honor them in `exec`. The tests use a cache mode in which a guest may cache all
+//! other attributes for a day.
 
 use pinhole_protocol::client::{
     decode_attr, decode_created, decode_entry, decode_open, decode_statx, dirents_plus,

@@ -1,7 +1,8 @@
 //! Do the replies of each daemon keep the rules of docs/use/coherence.md?
-//! ! TwoGuests daemons share one directory, and processes of the host change it too. Each daemon
-//has a guest ! that is a test client: it sends single requests and caches nothing. The module
-//`kernels` tests ! what Linux does with the replies.
+//!
+//! Two daemons share one directory, and processes of the host change it too. Each daemon has a
+//! guest that is a test client: it sends single requests and caches nothing. The module `kernels`
+//! tests what Linux does with the replies.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -257,7 +258,7 @@ fn open_is_not_estale_with_writeback_or_no_cache() {
 fn append_records(guest: &mut Files, letter: u8, (len, count): (usize, usize)) {
     let (node, handle) = open_by_name(guest, "file", APPEND);
     for _ in 0..count {
-        // Offset 0 is what a guest sends that has not seen any append_records. The daemon ignores
+        // Offset 0 is what a guest sends that has not seen any append. The daemon ignores
         // it.
         let written = guest.write((node, handle), (0, APPEND), &vec![letter; len]).unwrap();
         assert_eq!(usize::try_from(written).unwrap(), len);

@@ -31,10 +31,11 @@ pub(crate) trait Client: Send {
     /// Creates a file with O_EXCL.
     fn make(&mut self, name: &str) -> io::Result<()>;
     /// Returns whether a rename is atomic even if other clients rename the same names.
-    /// / In a mount it is not: the kernel looks up both names, one after the other, before it sends
-    /// the RENAME. If another client renames_atomically the file from the one name to the other in
-    //between, the / kernel takes them for two links of one file. Then it does nothing and reports
-    //success, as / POSIX demands for two links of one file.
+    ///
+    /// In a mount it is not: the kernel looks up both names, one after the other, before it sends
+    /// the RENAME. If another client moves the file from the one name to the other in between, the
+    /// kernel takes them for two links of one file. Then it does nothing and reports success, as
+    /// POSIX demands for two links of one file.
     fn renames_atomically(&self) -> bool;
 }
 

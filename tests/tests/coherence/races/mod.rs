@@ -1,7 +1,8 @@
 //! In the cache mode `auto`, does an open find the data that was closed before it, in whatever
 //! order the guest's kernel handles the replies?
-//! ! The test process mounts the daemon's file system itself, with a layer that delays chosen
-//replies. ! So each race happens in every run. Needs root and /dev/fuse.
+//!
+//! The test process mounts the daemon's file system itself, with a layer that delays chosen
+//! replies. So each race happens in every run. Needs root and /dev/fuse.
 
 mod delayed;
 
