@@ -17,18 +17,19 @@ const DAEMON: &str = "daemon/src/";
 
 /// Folder of a crate, and the crates of this workspace that it may depend on. Dev-dependencies are
 /// not checked.
-const CRATES: [(&str, &[&str]); 7] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("protocol", &[]),
     ("policy", &[]),
     ("dax-cache", &[]),
-    ("daemon", &["pinhole-protocol", "pinhole-policy", "pinhole-dax-cache"]),
-    ("tests", &["pinhole", "pinhole-protocol", "pinhole-policy", "pinhole-dax-cache"]),
+    ("daemon/erofs", &[]),
+    ("daemon", &["pinhole-protocol", "pinhole-policy", "pinhole-dax-cache", "pinhole-erofs"]),
+    ("tests", &["pinhole", "pinhole-protocol", "pinhole-policy", "pinhole-dax-cache", "pinhole-erofs"]),
     ("tests/bench", &["pinhole-tests", "pinhole-protocol"]),
     ("xtask", &["pinhole-tests"]),
 ];
 
 /// Pure crates: they compute values from values and have no effects.
-const PURE: [&str; 3] = ["protocol", "policy", "dax-cache"];
+const PURE: [&str; 4] = ["protocol", "policy", "dax-cache", "daemon/erofs"];
 
 /// Modules of `std` that a pure crate must not name.
 const EFFECTS: [&str; 9] = ["env", "fs", "io", "net", "os", "process", "thread", "time", "random"];
