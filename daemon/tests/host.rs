@@ -6,8 +6,8 @@ use pinhole::io_vectors::IoVectors;
 use pinhole::passthrough::{GuestResources, Passthrough, ShareConfig};
 use pinhole_policy::{NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
-    self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,
-    MkNod, Name, NodeId, NodeKind, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
+    self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, LookupName,
+    MkDir, MkNod, Name, NodeId, NodeKind, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
 };
 use std::cell::Cell;
 use std::ffi::CString;
@@ -43,7 +43,7 @@ fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
 }
 
 fn look_up(share: &Passthrough, parent: NodeId, name: &str) -> Result<protocol::Entry, Errno> {
-    with_name(name, |name| share.lookup(at(parent, Lookup { name })))
+    with_name(name, |name| share.lookup(at(parent, Lookup { name: name.into() })))
 }
 
 fn open(share: &Passthrough, node: NodeId, flags: u32) -> Result<protocol::OpenReply, Errno> {
@@ -80,6 +80,20 @@ fn two_names_of_one_file_are_one_node() {
     std::fs::hard_link(directory.path().join("a"), directory.path().join("b")).unwrap();
     let (a, b) = (look_up(&share, NodeId::ROOT, "a").unwrap(), look_up(&share, NodeId::ROOT, "b").unwrap());
     assert_eq!(a.node, b.node);
+    assert_eq!(share.held(), GuestResources { nodes: 1, handles: 0, descriptors: 0 });
+}
+
+/// The session refuses these names first, because no guest of a directory has negotiated them.
+#[test]
+fn dots_are_no_names_of_a_directory() {
+    let (directory, share) = share(100);
+    std::fs::create_dir(directory.path().join("dir")).unwrap();
+    let dir = look_up(&share, NodeId::ROOT, "dir").unwrap().node;
+    for parent in [NodeId::ROOT, dir] {
+        for name in [LookupName::Itself, LookupName::Parent] {
+            assert_eq!(share.lookup(at(parent, Lookup { name })), Err(Errno::EINVAL), "{name:?}");
+        }
+    }
     assert_eq!(share.held(), GuestResources { nodes: 1, handles: 0, descriptors: 0 });
 }
 

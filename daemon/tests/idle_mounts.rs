@@ -37,7 +37,7 @@ impl Share {
 
     fn look_up(&self, parent: NodeId, name: &str) -> Result<Entry, Errno> {
         let name = CString::new(name).unwrap();
-        self.host.lookup(at(parent, Lookup { name: Name::parse(&name).unwrap() }))
+        self.host.lookup(at(parent, Lookup { name: Name::parse(&name).unwrap().into() }))
     }
 
     /// Carries out each operation that opens the mount again.

@@ -79,7 +79,7 @@ fn run(program: &str, words: &[&str], paths: &[&std::path::Path]) {
 }
 
 fn look_up_in(share: &Passthrough, parent: NodeId, name: &str) -> Result<protocol::Entry, Errno> {
-    with_name(name, |name| share.lookup(at(parent, Lookup { name })))
+    with_name(name, |name| share.lookup(at(parent, Lookup { name: name.into() })))
 }
 
 fn look_up(share: &Passthrough, name: &str) -> protocol::Entry {

@@ -58,7 +58,7 @@ impl Share {
     }
 
     fn look_up(&self, parent: NodeId, name: &str) -> Result<Entry, Errno> {
-        with_name(name, |name| self.host.lookup(self.permit(parent, Lookup { name })?))
+        with_name(name, |name| self.host.lookup(self.permit(parent, Lookup { name: name.into() })?))
     }
 
     fn find(&self, path: &str) -> NodeId {

@@ -19,10 +19,15 @@ use pinhole_protocol::{DecodeError, Dialect, HEADER_LEN, Operation, Request};
 const SETXATTR_EXT: u8 = 1;
 /// Switch: the length field of the message stays as it is.
 const KEEP_DECLARED_LEN: u8 = 2;
+/// Switch: LOOKUP may have the name "." or "..".
+const LOOKUP_DOTS: u8 = 4;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&[switches, low, high], message)) = input.split_first_chunk() else { return };
-    let dialect = Dialect { setxattr_ext: switches & SETXATTR_EXT != 0 };
+    let dialect = Dialect {
+        setxattr_ext: switches & SETXATTR_EXT != 0,
+        lookup_dots: switches & LOOKUP_DOTS != 0,
+    };
     let (message, payload) = split(message);
     let payload_len = payload.len() + usize::from(u16::from_le_bytes([low, high]));
     let whole = u32::try_from(message.len() + payload_len).expect("inputs are shorter than 4 GiB");

@@ -162,7 +162,8 @@ impl FileSystem for Model {
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
         locked!(self, call, tree);
         let directory = tree.inode_of(call.node)?;
-        let inode = tree.find(directory, call.operation.name.as_bytes())?;
+        let name = call.operation.name.component().map_err(|_dots| Errno::EINVAL)?;
+        let inode = tree.find(directory, name.as_bytes())?;
         tree.add_lookup(inode)
     }
 

@@ -19,6 +19,19 @@ const MINOR_EXTENSIONS: u32 = 38;
 pub struct Dialect {
     /// SETXATTR has its 16-byte layout (`FUSE_SETXATTR_EXT`).
     pub setxattr_ext: bool,
+    /// LOOKUP may have the name "." or ".." (`FUSE_EXPORT_SUPPORT`). Without it, such a name is an
+    /// error as in every other request.
+    pub lookup_dots: bool,
+}
+
+impl Dialect {
+    /// Returns the layout of messages with these negotiated features.
+    pub const fn of(negotiated: InitFlags) -> Self {
+        Self {
+            setxattr_ext: negotiated.contains(InitFlags::SETXATTR_EXT),
+            lookup_dots: negotiated.contains(InitFlags::EXPORT_SUPPORT),
+        }
+    }
 }
 
 /// The INIT request of a guest. If `major` is not 7, the fields after `minor` are 0.
@@ -133,7 +146,7 @@ impl Negotiated {
             max_stack_depth: if agreed(InitFlags::PASSTHROUGH) { offer.max_stack_depth } else { 0 },
             request_timeout: if agreed(InitFlags::REQUEST_TIMEOUT) { offer.request_timeout } else { 0 },
         };
-        let dialect = Dialect { setxattr_ext: agreed(InitFlags::SETXATTR_EXT) };
+        let dialect = Dialect::of(flags);
         Ok(Self { reply, flags, dialect, minor, ready: true })
     }
 

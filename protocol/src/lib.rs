@@ -40,7 +40,7 @@ pub use flags::{
 };
 pub use id::{Handle, LockOwner, NodeId, Unique};
 pub use init::{Dialect, InitOffer, InitReply, InitRequest, Negotiated, negotiate};
-pub use name::{NAME_LEN_MAX, Name, NameError};
+pub use name::{LookupName, NAME_LEN_MAX, Name, NameError};
 pub use opcode::{Opcode, OpcodeFacts};
 pub use operation::*;
 pub use reply::{

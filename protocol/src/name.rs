@@ -9,9 +9,21 @@ pub const NAME_LEN_MAX: usize = 255;
 ///
 /// The component is not empty, not "." or "..", has no '/' and no NUL, and at most 255 bytes. The
 /// bytes need not be UTF-8. A name leaves the decoder only as this type, so no opcode can skip the
-/// check (threat model, invariant 1).
+/// check (threat model, invariant 1). LOOKUP alone has [`LookupName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Name<'a>(&'a CStr);
+
+/// The name of a LOOKUP: one component, or the two names that a guest looks up if both sides have
+/// negotiated `EXPORT_SUPPORT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LookupName<'a> {
+    /// A name in the directory.
+    Component(Name<'a>),
+    /// ".": the node itself, which need not be a directory.
+    Itself,
+    /// "..": the parent of the directory.
+    Parent,
+}
 
 /// Why a string is not a [`Name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,5 +72,45 @@ impl<'a> Name<'a> {
     /// Returns the bytes of the component without the NUL.
     pub const fn as_bytes(self) -> &'a [u8] {
         self.0.to_bytes()
+    }
+}
+
+impl<'a> LookupName<'a> {
+    /// Checks the name of a LOOKUP.
+    ///
+    /// # Errors
+    /// [`NameError`] says which rule the bytes break.
+    pub fn parse(text: &'a CStr) -> Result<Self, NameError> {
+        match text.to_bytes() {
+            b"." => Ok(Self::Itself),
+            b".." => Ok(Self::Parent),
+            _ => Name::parse(text).map(Self::Component),
+        }
+    }
+
+    /// Returns the component.
+    ///
+    /// # Errors
+    /// [`NameError::Dots`] for the two other names.
+    pub const fn component(self) -> Result<Name<'a>, NameError> {
+        match self {
+            Self::Component(name) => Ok(name),
+            Self::Itself | Self::Parent => Err(NameError::Dots),
+        }
+    }
+
+    /// Returns the name with its terminating NUL.
+    pub const fn as_c_str(self) -> &'a CStr {
+        match self {
+            Self::Component(name) => name.as_c_str(),
+            Self::Itself => c".",
+            Self::Parent => c"..",
+        }
+    }
+}
+
+impl<'a> From<Name<'a>> for LookupName<'a> {
+    fn from(name: Name<'a>) -> Self {
+        Self::Component(name)
     }
 }

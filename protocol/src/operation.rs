@@ -5,8 +5,8 @@
 //! [`Name`]s. Fields that the wire marks as valid with a mask bit are `Option`s.
 
 use crate::{
-    AccessMask, FallocateMode, FsyncFlags, Handle, InitRequest, IoctlFlags, LockKind, LockOwner, Name,
-    NodeId, NodeKind, OpenFlags, RenameFlags, SetXattrMode, Timestamp, Unique, Whence, WriteFlags, abi,
+    AccessMask, FallocateMode, FsyncFlags, Handle, InitRequest, IoctlFlags, LockKind, LockOwner, LookupName,
+    Name, NodeId, NodeKind, OpenFlags, RenameFlags, SetXattrMode, Timestamp, Unique, Whence, WriteFlags, abi,
 };
 use std::ffi::CStr;
 
@@ -68,7 +68,7 @@ pub enum Operation<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lookup<'a> {
     /// Name to look up in the directory of the header.
-    pub name: Name<'a>,
+    pub name: LookupName<'a>,
 }
 
 /// FORGET: drops lookup references on a node. It has no reply.

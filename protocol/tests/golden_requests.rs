@@ -53,13 +53,13 @@ fn a_lookup_from_linux_is_decoded() {
     assert_eq!(header.known_opcode(), Some(Opcode::Lookup));
     assert_eq!((header.unique, header.node), (Unique(10), NodeId::ROOT));
     assert_eq!((header.uid, header.gid, header.pid), (1000, 100, 12345));
-    assert_eq!(request.operation, Ok(Operation::Lookup(Lookup { name: name(c"file") })));
+    assert_eq!(request.operation, Ok(Operation::Lookup(Lookup { name: name(c"file").into() })));
 }
 
 #[test]
 fn operations_on_names_are_decoded() {
     let a = name(c"a");
-    expect(1, &[t("a\0")], &Operation::Lookup(Lookup { name: a }));
+    expect(1, &[t("a\0")], &Operation::Lookup(Lookup { name: a.into() }));
     expect(6, &[t("a\0../x/\0")], &Operation::SymLink(SymLink { name: a, target: c"../x/" }));
     expect(
         8,
@@ -107,7 +107,7 @@ fn both_layouts_of_setxattr_are_decoded() {
         Operation::SetXattr(SetXattr { name: c"user.x", value: b"v\0l", mode, acl_kill_sgid })
     };
     expect(21, &[w(3), w(0), t("user.x\0v\0l")], &want(SetXattrMode::Any, false));
-    let extended = Dialect { setxattr_ext: true };
+    let extended = Dialect { setxattr_ext: true, lookup_dots: false };
     let bytes = message(21, 0, &[w(3), w(1), w(1), w(0), t("user.x\0v\0l")]);
     assert_eq!(decode_in(extended, &bytes, 0), want(SetXattrMode::Create, true));
     let bytes = message(21, 0, &[w(3), w(2), w(0), w(0), t("user.x\0v\0l")]);

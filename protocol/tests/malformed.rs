@@ -75,13 +75,42 @@ fn second_name_of_a_rename_is_checked_too() {
 }
 
 #[test]
+fn only_a_lookup_may_name_the_dots_if_negotiated() {
+    let dialect = Dialect { lookup_dots: true, ..Dialect::default() };
+    assert_eq!(Dialect::of(InitFlags::EXPORT_SUPPORT), dialect);
+    for &(opcode, before) in NAMED {
+        for (text, name) in [(&b".\0"[..], LookupName::Itself), (b"..\0", LookupName::Parent)] {
+            let body = [&vec![0; before], text, b"second\0"].concat();
+            let body = if opcode == Opcode::Lookup { text } else { &body };
+            let decoded = |dialect| {
+                Request::decode(&message(opcode.raw(), body), 0, dialect).unwrap().operation.map(drop)
+            };
+            let dots = Err(DecodeError::Name(NameError::Dots));
+            assert_eq!(decoded(Dialect::default()), dots, "{opcode}");
+            if opcode != Opcode::Lookup {
+                assert_eq!(decoded(dialect), dots, "{opcode}");
+                continue;
+            }
+            let bytes = message(opcode.raw(), body);
+            let operation = Request::decode(&bytes, 0, dialect).unwrap().operation;
+            assert_eq!(operation, Ok(Operation::Lookup(Lookup { name })));
+            assert_eq!(name.component(), Err(NameError::Dots));
+        }
+    }
+    for name in [&b"\0"[..], b"./\0", b"../x\0"] {
+        let bytes = message(Opcode::Lookup.raw(), name);
+        assert!(Request::decode(&bytes, 0, dialect).unwrap().operation.is_err(), "{name:?}");
+    }
+}
+
+#[test]
 fn long_and_unusual_names_are_accepted() {
     let long = [&[b'x'; 255][..], b"\0"].concat();
     for name in [&long[..], b"...\0", b".a\0", b"\xff\xfe\n \\\0", b" \0"] {
         let bytes = message(1, name);
         let operation = Request::decode(&bytes, 0, Dialect::default()).unwrap().operation.unwrap();
         let Operation::Lookup(lookup) = operation else { panic!("LOOKUP") };
-        assert_eq!(lookup.name.as_c_str().to_bytes_with_nul(), name);
+        assert_eq!(lookup.name.component().unwrap().as_c_str().to_bytes_with_nul(), name);
     }
 }
 
@@ -125,7 +154,7 @@ fn each_malformed_body_has_its_errno() {
         assert_eq!(error.errno(), *errno, "{opcode}: {error}");
     }
     let extra = [&1_u64.to_le_bytes()[..], &2_u64.to_le_bytes(), b"user.x\0v"].concat();
-    let error = error_in(Dialect { setxattr_ext: true }, Opcode::SetXattr, &extra);
+    let error = error_in(Dialect { setxattr_ext: true, lookup_dots: false }, Opcode::SetXattr, &extra);
     assert_eq!(error, DecodeError::UnknownFlags { field: "setxattr_flags", bits: 2 });
 }
 
@@ -290,7 +319,7 @@ proptest! {
                 bytes[..4].copy_from_slice(&len.to_le_bytes());
             }
         }
-        if let Ok(request) = Request::decode(&bytes, payload_len, Dialect { setxattr_ext }) {
+        if let Ok(request) = Request::decode(&bytes, payload_len, Dialect { setxattr_ext, lookup_dots: setxattr_ext }) {
             prop_assert!(read_all(&request) > 0);
         }
         prop_assert!(client::dirents(&bytes).count() <= bytes.len() + 1);

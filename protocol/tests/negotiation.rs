@@ -31,7 +31,7 @@ fn a_current_guest_gets_all_common_features() {
     assert!(done.ready);
     assert_eq!(done.minor, 45);
     assert_eq!(done.flags, OFFER.flags | InitFlags::INIT_EXT);
-    assert_eq!(done.dialect, Dialect { setxattr_ext: true });
+    assert_eq!(done.dialect, Dialect { setxattr_ext: true, lookup_dots: false });
     let reply = done.reply;
     assert_eq!((reply.major, reply.minor, reply.flags), (7, 45, done.flags));
     assert_eq!((reply.max_write, reply.max_pages, reply.map_alignment), (1 << 20, 256, 12));

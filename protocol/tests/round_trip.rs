@@ -41,11 +41,11 @@ proptest! {
     fn every_request_is_decoded_as_it_was_encoded(
         spec in any_spec(),
         (unique, node, uid, gid, pid) in any::<(u64, u64, u32, u32, u32)>(),
-        setxattr_ext in any::<bool>(),
+        (setxattr_ext, lookup_dots) in any::<(bool, bool)>(),
         groups in prop::option::of(prop::collection::vec(any::<u32>(), 0..5)),
         label in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
     ) {
-        let dialect = Dialect { setxattr_ext };
+        let dialect = Dialect { setxattr_ext, lookup_dots };
         let label: Vec<(&CStr, &[u8])> = label.iter().map(|label| (c"security.selinux", &label[..])).collect();
         let mut extensions = Vec::new();
         // A WRITE has no extensions: they would follow its data.

@@ -8,8 +8,8 @@
 use crate::filesystem::{Call, InodeFlags, ListNames};
 use pinhole_policy::{Access, Demand, Move, Place, RequiresAccess, XattrNamespace};
 use pinhole_protocol::{
-    self as protocol, AccessMode, Create, FallocateMode, Handle, MkNod, Name, NodeKind, Open, OpenFlags,
-    Rename, RenameFlags, SetAttr, TmpFile, WriteFlags,
+    self as protocol, AccessMode, Create, FallocateMode, Handle, LookupName, MkNod, Name, NodeKind, Open,
+    OpenFlags, Rename, RenameFlags, SetAttr, TmpFile, WriteFlags,
 };
 use std::ffi::CStr;
 
@@ -56,6 +56,14 @@ const fn child(directory: u64, name: Name<'_>) -> Place<'_> {
     Place::Child { directory, name: name.as_bytes() }
 }
 
+/// Returns the place of a LOOKUP. "." and ".." are not names in the directory.
+const fn looked_up(directory: u64, name: LookupName<'_>) -> Place<'_> {
+    match name {
+        LookupName::Component(name) => child(directory, name),
+        LookupName::Itself | LookupName::Parent => Place::Node(directory),
+    }
+}
+
 const fn handle(handle: Handle) -> Place<'static> {
     Place::Handle(handle.0)
 }
@@ -74,7 +82,7 @@ macro_rules! at_one_place {
 }
 
 at_one_place! {
-    protocol::Lookup<'_>: |op, node| Access::LOOKUP, child(node, op.name);
+    protocol::Lookup<'_>: |op, node| Access::LOOKUP, looked_up(node, op.name);
     protocol::Forget: |_, node| Access::empty(), Place::Node(node);
     protocol::GetAttr: |_, node| Access::STAT, Place::Node(node);
     protocol::GetStatx: |_, node| Access::STAT, Place::Node(node);
@@ -330,6 +338,16 @@ mod tests {
     }
 
     #[test]
+    fn a_lookup_of_dots_is_checked_at_its_directory() {
+        for name in [LookupName::Itself, LookupName::Parent] {
+            let mut places = Vec::new();
+            protocol::Lookup { name }.demands(7, &mut |demand| places.push(format!("{demand:?}")));
+            let expected = Demand { place: Place::Node(7), access: Access::LOOKUP };
+            assert_eq!(places, [format!("{expected:?}")]);
+        }
+    }
+
+    #[test]
     fn operations_on_a_name_are_checked_at_the_name() {
         let (name, other) = (Name::parse(c"n").unwrap(), Name::parse(c"m").unwrap());
         let asked = |operation: &dyn Requirements| {
@@ -340,7 +358,7 @@ mod tests {
         let at_name = format!("{:?}", child(7, name));
         let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
         let by_name: [&dyn Requirements; 6] = [
-            &protocol::Lookup { name },
+            &protocol::Lookup { name: name.into() },
             &protocol::Unlink { name },
             &protocol::RmDir { name },
             &protocol::SymLink { name, target: c"t" },

@@ -439,7 +439,9 @@ impl Comparison {
         match *request {
             GuestRequest::Lookup(directory, name) => {
                 let directory = self.node(directory);
-                let got = with_name(name, |name| self.share.lookup(self.permit(directory, Lookup { name })?));
+                let got = with_name(name, |name| {
+                    self.share.lookup(self.permit(directory, Lookup { name: name.into() })?)
+                });
                 let expected = check(self.at_name(directory, name), Access::LOOKUP, false)
                     .and_then(|()| find(self.fd(directory), name).map(drop));
                 self.entry(got, expected, (directory, name));

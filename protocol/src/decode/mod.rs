@@ -34,7 +34,7 @@ fn decode_body<'a>(
     dialect: Dialect,
 ) -> Result<Operation<'a>, DecodeError> {
     Ok(match opcode {
-        Opcode::Lookup => Operation::Lookup(name::lookup(body)?),
+        Opcode::Lookup => Operation::Lookup(name::lookup(body, dialect)?),
         Opcode::Forget => Operation::Forget(node::forget(body)?),
         Opcode::GetAttr => Operation::GetAttr(node::get_attr(body)?),
         Opcode::SetAttr => Operation::SetAttr(node::set_attr(body)?),

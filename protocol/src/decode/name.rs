@@ -2,8 +2,8 @@
 
 use super::body::{Body, known_bits, open, permissions, strict_flags};
 use crate::{
-    Create, DecodeError, Dialect, GetXattr, Link, ListXattr, Lookup, MkDir, MkNod, NodeId, NodeKind,
-    RemoveXattr, Rename, RenameFlags, RmDir, SetXattr, SetXattrMode, SymLink, TmpFile, Unlink, abi,
+    Create, DecodeError, Dialect, GetXattr, Link, ListXattr, Lookup, LookupName, MkDir, MkNod, NodeId,
+    NodeKind, RemoveXattr, Rename, RenameFlags, RmDir, SetXattr, SetXattrMode, SymLink, TmpFile, Unlink, abi,
 };
 use zerocopy::little_endian::U32;
 
@@ -12,8 +12,12 @@ const XATTR_VALUE_LEN_MAX: usize = 65_536;
 /// Maximum length of a link target in bytes (`PATH_MAX` of Linux without the NUL).
 const TARGET_LEN_MAX: usize = 4095;
 
-pub(super) fn lookup<'a>(body: &mut Body<'a>) -> Result<Lookup<'a>, DecodeError> {
-    Ok(Lookup { name: body.take_name()? })
+pub(super) fn lookup<'a>(body: &mut Body<'a>, dialect: Dialect) -> Result<Lookup<'a>, DecodeError> {
+    let name = LookupName::parse(body.take_c_str("name")?)?;
+    if !dialect.lookup_dots {
+        name.component()?;
+    }
+    Ok(Lookup { name })
 }
 
 pub(super) fn sym_link<'a>(body: &mut Body<'a>) -> Result<SymLink<'a>, DecodeError> {

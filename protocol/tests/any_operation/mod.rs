@@ -212,7 +212,7 @@ impl Fields {
         let [mode, _, umask, size] = self.words;
         let mode = mode & 0o7777;
         vec![
-            Operation::Lookup(Lookup { name }),
+            Operation::Lookup(Lookup { name: name.into() }),
             Operation::SymLink(SymLink { name, target: text }),
             Operation::MkNod(MkNod { name, kind: self.node_kind(), mode, umask }),
             Operation::MkDir(MkDir { name, mode, umask }),

@@ -74,7 +74,7 @@ impl Files {
     /// Errno of the reply.
     pub fn lookup(&mut self, name: &str) -> io::Result<(Entry, Timeouts)> {
         named(name, |name| {
-            let body = self.ask(NodeId::ROOT, &Operation::Lookup(Lookup { name }), &[])?;
+            let body = self.ask(NodeId::ROOT, &Operation::Lookup(Lookup { name: name.into() }), &[])?;
             decode_entry(&body).map_err(malformed)
         })
     }
@@ -85,7 +85,7 @@ impl Files {
     /// As [`Files::lookup`].
     pub fn lookup_in(&mut self, directory: NodeId, name: &str) -> io::Result<Entry> {
         named(name, |name| {
-            let body = self.ask(directory, &Operation::Lookup(Lookup { name }), &[])?;
+            let body = self.ask(directory, &Operation::Lookup(Lookup { name: name.into() }), &[])?;
             decode_entry(&body).map(|(entry, _)| entry).map_err(malformed)
         })
     }

@@ -303,7 +303,7 @@ impl Frontend {
         let reply = self.request(1, NodeId(1), &Operation::Init(request), &[])?;
         let agreed =
             decode_init(reply.success()?).map_err(|error| FrontendError::Reply(error.to_string()))?;
-        self.dialect = Dialect { setxattr_ext: agreed.flags.contains(InitFlags::SETXATTR_EXT) };
+        self.dialect = Dialect::of(agreed.flags);
         Ok(agreed)
     }
 

@@ -46,7 +46,8 @@ fn timeouts_of_known_file(mode: u32) -> Vec<(&'static str, Duration)> {
     let name = Name::parse(c"file").unwrap();
     let root = NodeId::ROOT;
     let (found, timeouts) =
-        decode_entry(&reply_body(&mut bench, root, &Operation::Lookup(Lookup { name }))).unwrap();
+        decode_entry(&reply_body(&mut bench, root, &Operation::Lookup(Lookup { name: name.into() })))
+            .unwrap();
     assert_eq!(timeouts.entry, DAY, "the guest may cache the name itself");
     assert_eq!(found.attr.mode & 0o7777, mode);
     let (get_attr, set_attr) = (GetAttr { handle: None }, SetAttr { mode: Some(mode), ..SetAttr::default() });

@@ -44,7 +44,7 @@ impl Guest {
         frontend.init().unwrap();
         let mut guest = Self { frontend, node: NodeId::ROOT, _daemon: daemon };
         let name = Name::parse(c"data").unwrap();
-        let found = guest.ask(&Operation::Lookup(Lookup { name }), &[]).unwrap();
+        let found = guest.ask(&Operation::Lookup(Lookup { name: name.into() }), &[]).unwrap();
         guest.node = NodeId(u64_at(&found, 0).unwrap());
         guest
     }

@@ -201,7 +201,7 @@ impl Wire {
     fn look_up(&mut self, parent: NodeId, name: &str) -> NodeId {
         let name = CString::new(name).unwrap();
         let name = Name::parse(&name).unwrap();
-        let found = self.ask(parent, &Operation::Lookup(Lookup { name }), &[]);
+        let found = self.ask(parent, &Operation::Lookup(Lookup { name: name.into() }), &[]);
         NodeId(u64_at(&found, 0).unwrap())
     }
 

@@ -316,7 +316,9 @@ fn syncfs_syncs_the_share_and_every_reached_submount() {
         guest.init().unwrap();
         for name in reached {
             let name = Name::parse(name).unwrap();
-            let reply = guest.request(1, NodeId::ROOT, &Operation::Lookup(Lookup { name }), &[]).unwrap();
+            let reply = guest
+                .request(1, NodeId::ROOT, &Operation::Lookup(Lookup { name: name.into() }), &[])
+                .unwrap();
             let (found, _) = decode_entry(reply.success().unwrap()).unwrap();
             // The daemon closes a mount with no open file after a while.
             let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });

@@ -13,6 +13,7 @@ use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Bench, Setup};
 use pinhole_tests::linux::{ENTRY_LEN, ROOT};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -116,6 +117,29 @@ fn every_opcode_refuses_names_that_are_not_one_component() {
         fs::read_dir(bench.host("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["dir"]);
     bench.is_alive().unwrap();
+}
+
+/// The guest asks for `EXPORT_SUPPORT`, with which these names would be valid.
+#[test]
+fn dots_are_refused_in_every_mode() {
+    let modes: [&[&str]; 5] = [
+        &[],
+        &["--sandbox", "none"],
+        &["--profile", "full"],
+        &["--profile", "rootfs"],
+        &["--cache", "exclusive"],
+    ];
+    for arguments in modes {
+        let mut bench = Bench::with(Setup::default(), arguments).unwrap();
+        fs::create_dir(bench.host("dir")).unwrap();
+        let dir = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY_LEN).unwrap();
+        for parent in [ROOT, u64_at(&dir, 0).unwrap()] {
+            for name in [".", ".."] {
+                let errno = bench.errno(Frame::new(LOOKUP, parent).name(name), ENTRY_LEN).unwrap();
+                assert_eq!(errno, Errno::INVAL.raw_os_error(), "{arguments:?}: {name} in {parent}");
+            }
+        }
+    }
 }
 
 #[test]

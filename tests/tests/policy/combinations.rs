@@ -26,8 +26,9 @@ fn attribute_is_set_where_no_other_change_is_allowed() {
     let mut bench = Bench::with(Setup::default(), &arguments).unwrap();
     fs::write(bench.host("file"), "").unwrap();
     let name = Name::parse(c"file").unwrap();
-    let node =
-        NodeId(u64_at(&ask(&mut bench, NodeId::ROOT, &Operation::Lookup(Lookup { name })), 0).unwrap());
+    let node = NodeId(
+        u64_at(&ask(&mut bench, NodeId::ROOT, &Operation::Lookup(Lookup { name: name.into() })), 0).unwrap(),
+    );
     let name = c"user.a";
     // The flag applies to access control lists, and not to other attributes.
     for acl_kill_sgid in [true, false] {

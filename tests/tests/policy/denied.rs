@@ -62,7 +62,7 @@ fn success(traced: &mut Traced, node: NodeId, operation: &Operation<'_>) -> Vec<
 
 fn hold(traced: &mut Traced) -> Held {
     let look_up = |traced: &mut Traced, text| {
-        let found = success(traced, NodeId::ROOT, &Operation::Lookup(Lookup { name: name(text) }));
+        let found = success(traced, NodeId::ROOT, &Operation::Lookup(Lookup { name: name(text).into() }));
         NodeId(u64_at(&found, 0).unwrap())
     };
     let (file, directory) = (look_up(traced, c"file"), look_up(traced, c"dir"));

@@ -60,7 +60,8 @@ fn ask(
 
 /// Looks up a name and returns its node.
 fn look_up(guest: &mut Frontend, parent: NodeId, name: &str) -> Result<NodeId, Errno> {
-    let found = with_name(name, |name| ask(guest, parent, &Operation::Lookup(Lookup { name }), &[]))?;
+    let found =
+        with_name(name, |name| ask(guest, parent, &Operation::Lookup(Lookup { name: name.into() }), &[]))?;
     Ok(NodeId(u64_at(&found, 0).unwrap()))
 }
 

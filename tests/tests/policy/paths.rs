@@ -59,7 +59,9 @@ impl Ruled {
     /// Looks up a path name by name and returns its node.
     fn find(&mut self, path: &str) -> Result<NodeId, Errno> {
         path.split('/').try_fold(NodeId::ROOT, |node, name| {
-            let found = with_name(name, |name| self.ask(node, &Operation::Lookup(Lookup { name }), &[]))?;
+            let found = with_name(name, |name| {
+                self.ask(node, &Operation::Lookup(Lookup { name: name.into() }), &[])
+            })?;
             Ok(NodeId(u64_at(&found, 0).unwrap()))
         })
     }

@@ -26,7 +26,8 @@ use crate::passthrough::inodes::NodeRef;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
-    Attr, Created, DirentBuffer, Entry, FileLock, Handle, InitFlags, Name, NodeId, OpenReply, Statfs, Statx,
+    Attr, Created, DirentBuffer, Entry, Errno, FileLock, Handle, InitFlags, Name, NodeId, OpenReply, Statfs,
+    Statx,
 };
 
 impl Passthrough {
@@ -79,7 +80,9 @@ impl FileSystem for Passthrough {
 
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
         self.on_node(call, |directory, call| {
-            self.inodes.look_up_for_caller(&call.caller, directory, call.operation.name)
+            // A node is the root only by its id, and its parent is outside of the share.
+            let name = call.operation.name.component().map_err(|_dots| Errno::EINVAL)?;
+            self.inodes.look_up_for_caller(&call.caller, directory, name)
         })
     }
 

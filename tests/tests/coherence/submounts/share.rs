@@ -153,7 +153,8 @@ impl Guest {
     pub(crate) fn look_up_in(&mut self, node: NodeId, name: &str) -> io::Result<Entry> {
         let name = CString::new(name).unwrap();
         let name = Name::parse(&name).unwrap();
-        self.ask(node, &Operation::Lookup(Lookup { name })).map(|body| decode_entry(&body).unwrap().0)
+        self.ask(node, &Operation::Lookup(Lookup { name: name.into() }))
+            .map(|body| decode_entry(&body).unwrap().0)
     }
 
     /// Looks up each name of a path, and returns their nodes in the same order.

@@ -127,7 +127,7 @@ impl Flooded {
 fn open(guest: &mut Frontend, name: &str) -> (NodeId, Handle) {
     let name = std::ffi::CString::new(name).unwrap();
     let name = Name::parse(&name).unwrap();
-    let found = ask(guest, 1, &Operation::Lookup(Lookup { name })).unwrap();
+    let found = ask(guest, 1, &Operation::Lookup(Lookup { name: name.into() })).unwrap();
     let node = NodeId(u64_at(&found, 0).unwrap());
     let open = Operation::Open(Open { flags: OpenFlags::from_bits_retain(O_RDWR), kill_suidgid: false });
     let opened = guest.request(1, node, &open, &[]).unwrap();
