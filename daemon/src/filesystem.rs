@@ -20,6 +20,7 @@ use pinhole_protocol::{
 use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 pub use sync_turn::{Durable, SyncTurn};
 
@@ -200,32 +201,41 @@ pub struct InodeFlags {
     pub set: Option<u32>,
 }
 
-/// A descriptor of a file for a mapping. The front-end gets a copy, so the daemon closes its own
-/// after the front-end's reply.
+/// A descriptor of a file for a mapping, of which the front-end gets a copy.
 #[derive(Debug)]
 pub struct MapFile {
-    file: OwnedFd,
+    descriptor: MapDescriptor,
     id: FileId,
     writable: bool,
-    /// Counts the descriptor in its budget.
-    _ticket: Option<Ticket>,
+    /// Byte of the host's file at which the guest's file begins.
+    first_byte: u64,
+}
+
+#[derive(Debug)]
+enum MapDescriptor {
+    /// Opened for one mapping, and closed after the front-end's reply. The budget counts it.
+    Own(OwnedFd, Option<Ticket>),
+    /// Open as long as the share.
+    Shared(Arc<OwnedFd>),
 }
 
 impl MapFile {
     /// Wraps a descriptor of the file `id`.
     pub(crate) const fn new(file: OwnedFd, id: FileId, writable: bool, ticket: Ticket) -> Self {
-        Self { file, id, writable, _ticket: Some(ticket) }
+        Self { descriptor: MapDescriptor::Own(file, Some(ticket)), id, writable, first_byte: 0 }
+    }
+
+    /// Shares an `O_RDONLY` descriptor of the file `id`, in which the guest's file begins at
+    /// `first_byte`.
+    pub const fn shared(file: Arc<OwnedFd>, id: FileId, first_byte: u64) -> Self {
+        Self { descriptor: MapDescriptor::Shared(file), id, writable: false, first_byte }
     }
 
     /// Wraps a descriptor that no budget counts.
     #[cfg(test)]
     pub(crate) const fn of(file: OwnedFd, writable: bool) -> Self {
-        Self {
-            file,
-            id: FileId { device: crate::file_id::DeviceId { major: 0, minor: 0 }, inode: 0 },
-            writable,
-            _ticket: None,
-        }
+        let id = FileId { device: crate::file_id::DeviceId { major: 0, minor: 0 }, inode: 0 };
+        Self { descriptor: MapDescriptor::Own(file, None), id, writable, first_byte: 0 }
     }
 
     /// Returns the identity of the file.
@@ -237,11 +247,19 @@ impl MapFile {
     pub const fn is_writable(&self) -> bool {
         self.writable
     }
+
+    /// Returns the byte of the host's file at which the guest's file begins.
+    pub const fn first_byte(&self) -> u64 {
+        self.first_byte
+    }
 }
 
 impl AsFd for MapFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        match &self.descriptor {
+            MapDescriptor::Own(file, _ticket) => file.as_fd(),
+            MapDescriptor::Shared(file) => file.as_fd(),
+        }
     }
 }
 
@@ -346,7 +364,8 @@ pub trait FileSystem: Places + Send + Sync {
         false
     }
 
-    /// Opens a regular file for a mapping: `O_RDWR` if `writable`, otherwise `O_RDONLY`.
+    /// Returns a descriptor of a regular file for a mapping: `O_RDWR` if `writable`, otherwise
+    /// `O_RDONLY`.
     fn open_to_map(&self, call: Allowed<'_, protocol::SetupMapping>, writable: bool) -> Answer<MapFile>;
 
     fn open_dir(&self, call: Allowed<'_, protocol::OpenDir>) -> Answer<OpenReply>;

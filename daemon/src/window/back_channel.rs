@@ -190,8 +190,8 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
                 Next::Finished(result) => return Ok(result),
                 Next::Send(step) => {
                     let result = match step.action() {
-                        Action::Map(mapping) => match files.and_then(|files| files.of(&mapping)) {
-                            Some(file) => unless_halted(self.map(&MapMessage::from(&mapping), file))?,
+                        Action::Map(mapping) => match files.and_then(|files| files.message(&mapping)) {
+                            Some((message, file)) => unless_halted(self.map(&message, file))?,
                             None => Err(Failure::Refused),
                         },
                         Action::Unmap(range) => unless_halted(self.unmap(range.offset(), range.len()))?,
@@ -212,11 +212,14 @@ fn unless_halted(result: SendResult<Failure>) -> SendResult<Failure> {
 }
 
 impl MapFiles {
-    /// Returns a descriptor with exactly the rights of the mapping. Only the descriptor limits the
-    /// rights of the front-end.
-    fn of(&self, mapping: &Mapping) -> Option<BorrowedFd<'_>> {
+    /// Returns the message for a mapping, with a descriptor that has exactly the rights of the
+    /// mapping. Only the descriptor limits the rights of the front-end. `None`: there is no such
+    /// descriptor, or no file of the host is that long.
+    fn message(&self, mapping: &Mapping) -> Option<(MapMessage, BorrowedFd<'_>)> {
         let files = [Some(&self.wanted), self.restore.as_ref()];
-        let fits = files.into_iter().flatten().find(|file| file.is_writable() == mapping.writable());
-        fits.map(AsFd::as_fd)
+        let file = files.into_iter().flatten().find(|file| file.is_writable() == mapping.writable())?;
+        let message = MapMessage::from(mapping);
+        let file_offset = message.file_offset.checked_add(file.first_byte())?;
+        Some((MapMessage { file_offset, ..message }, file.as_fd()))
     }
 }

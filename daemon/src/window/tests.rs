@@ -7,7 +7,8 @@ use crate::filesystem::MapFile;
 use crate::limits::{WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX, WINDOW_WAIT_MAX};
 use crate::sync::clock;
 use pinhole_dax_cache::{Failure, Overlap, SLOT_LEN};
-use std::os::fd::BorrowedFd;
+use std::fs::File;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -58,7 +59,7 @@ pub(crate) fn window() -> Arc<Window> {
     file.as_file().set_len(ScratchFile::LEN).unwrap();
     let scratch = ScratchFile {
         writable: file.reopen().unwrap().into(),
-        read_only: std::fs::File::open(file.path()).unwrap().into(),
+        read_only: File::open(file.path()).unwrap().into(),
         id: FileId { device: DeviceId { major: 0, minor: 0 }, inode: 1 },
     };
     let geometry = Geometry::new(SLOTS * SLOT_LEN, ALIGNMENT_SHIFT).unwrap();
@@ -211,6 +212,27 @@ fn descriptor_has_exactly_the_rights_of_its_mapping() {
     let pending = scripted.window.set_up(wanted(0, true), files(false)).unwrap();
     assert_eq!(scripted.settled(&pending), Err(Errno::EIO));
     scripted.messages.try_recv().unwrap_err();
+}
+
+#[test]
+fn a_shared_file_is_mapped_from_its_first_byte_on() {
+    let scripted = ScriptedWindow::new();
+    scripted.init_as_crosvm();
+    let data = tempfile::tempfile().unwrap();
+    let data: Arc<OwnedFd> =
+        Arc::new(File::open(format!("/proc/self/fd/{}", data.as_raw_fd())).unwrap().into());
+    let id = FileId::of(&data).unwrap();
+    let at =
+        |first_byte| MapFiles { wanted: MapFile::shared(Arc::clone(&data), id, first_byte), restore: None };
+    let pending = scripted.window.set_up(wanted(2, false), at(3 * SLOT_LEN)).unwrap();
+    scripted.exchange(&[("map 2 of 3 r RDONLY", YES)]);
+    scripted.settled(&pending).unwrap();
+    let far = Wanted { file_offset: SLOT_LEN, ..wanted(1, false) };
+    let pending = scripted.window.set_up(far, at(u64::MAX)).unwrap();
+    assert_eq!(scripted.settled(&pending), Err(Errno::EIO), "no message was sent");
+    scripted.rest();
+    scripted.messages.try_recv().unwrap_err();
+    assert_eq!(Arc::strong_count(&data), 1, "a job that is over holds no descriptor");
 }
 
 #[test]
