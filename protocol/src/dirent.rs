@@ -62,7 +62,7 @@ impl<'b> DirentBuffer<'b> {
         Self { bytes, capacity, timeouts, dax_predicate: None }
     }
 
-    /// Sets the predicate for `FUSE_ATTR_DAX` of the entries that follow.
+    /// Sets the predicate that an entry with `dax` needs to keep this mark.
     pub fn set_dax_predicate(&mut self, dax_predicate: DaxPredicate<'b>) {
         self.dax_predicate = Some(dax_predicate);
     }
@@ -113,12 +113,12 @@ impl<'b> DirentBuffer<'b> {
         let end = self.end_after(dirent.name.len()).ok_or(Full)?;
         let name_len = u32::try_from(dirent.name.len()).map_err(|_too_long| Full)?;
         if let Some(timeouts) = self.timeouts {
-            let mut entry_out = entry.map_or_else(abi::EntryOut::default, |entry| entry_out(entry, timeouts));
-            if let (Some(may_map), Some(entry)) = (self.dax_predicate, entry) {
-                let dax = if may_map(entry.node, &entry.attr) { abi::FUSE_ATTR_DAX } else { 0 };
-                entry_out.attr.flags |= U32::new(dax);
-            }
-            self.bytes.extend_from_slice(entry_out.as_bytes());
+            let marked = entry.map(|entry| {
+                let may_map = self.dax_predicate.is_none_or(|may_map| may_map(entry.node, &entry.attr));
+                let attr = Attr { dax: entry.attr.dax && may_map, ..entry.attr };
+                entry_out(&Entry { attr, ..*entry }, timeouts)
+            });
+            self.bytes.extend_from_slice(marked.unwrap_or_default().as_bytes());
         }
         let head = abi::RawDirent {
             ino: U64::new(dirent.ino),

@@ -242,7 +242,7 @@ impl Stat {
             rdev: DeviceId { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor }.pack(),
             blksize: stat.stx_blksize,
             submount: false,
-            dax: false,
+            dax: true,
         }
     }
 

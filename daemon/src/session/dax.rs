@@ -118,21 +118,22 @@ impl<F: FileSystem> Session<F> {
         Ok(Outcome::Deferred(Deferred::for_front_end(header.unique, pending, Then::Answer)))
     }
 
-    /// Marks the file in a reply if it is offered for mapping. `node` is the node of the request.
+    /// Leaves the mark of a file in a reply if it is offered for mapping. `node` is the node of the
+    /// request.
     pub(super) fn marked<'r>(&self, terms: Terms<'_>, node: NodeId, mut reply: Reply<'r>) -> Reply<'r> {
-        if let Some(dax) = &terms.dax {
-            if let Reply::Entry(entry, _) | Reply::Created(Created { entry, .. }, _) = &mut reply {
-                entry.attr.dax = self.is_mappable(dax, entry.node, &entry.attr);
-            }
-            if let Reply::Attr(attr, _) = &mut reply {
-                attr.dax = self.is_mappable(dax, node, attr);
-            }
+        if let Reply::Entry(entry, _) | Reply::Created(Created { entry, .. }, _) = &mut reply {
+            entry.attr.dax = self.is_mappable(terms, entry.node, &entry.attr);
+        }
+        if let Reply::Attr(attr, _) = &mut reply {
+            attr.dax = self.is_mappable(terms, node, attr);
         }
         reply
     }
 
-    /// Returns whether a file is offered for mapping.
-    pub(super) fn is_mappable(&self, dax: &Capabilities, node: NodeId, attr: &Attr) -> bool {
+    /// Returns whether a file is offered for mapping: the file system consents, the guest asks for
+    /// each inode, and neither policy nor window forbids it.
+    pub(super) fn is_mappable(&self, terms: Terms<'_>, node: NodeId, attr: &Attr) -> bool {
+        let Some(dax) = terms.dax.as_ref().filter(|_| attr.dax) else { return false };
         let (Some(window), Ok(granted)) = (&self.window, self.granted_at(node)) else { return false };
         // A store to a mapped file does not drop the set-user-id and set-group-id bits, and Linux
         // sends no request for it.

@@ -285,12 +285,9 @@ impl<F: FileSystem> Session<F> {
         scratch: &mut Scratch,
     ) -> Answer<Outcome> {
         let timeouts = Some(self.options.timeouts);
-        let is_mappable =
-            |node, attr: &Attr| terms.dax.as_ref().is_some_and(|dax| self.is_mappable(dax, node, attr));
+        let is_mappable = |node, attr: &Attr| self.is_mappable(terms, node, attr);
         let mut into = DirentBuffer::new(&mut scratch.body, limit(plus.list.size, room), timeouts);
-        if terms.dax.is_some() {
-            into.set_dax_predicate(&is_mappable);
-        }
+        into.set_dax_predicate(&is_mappable);
         self.filesystem.read_dir_plus(self.permit(header, plus)?, &mut into)?;
         Ok(Outcome::Body)
     }
