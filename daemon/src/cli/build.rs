@@ -336,6 +336,7 @@ fn session_options(share: &ShareSettings, granted: Access) -> session::Options {
         timeouts: Timeouts { entry: share.timeouts.entry, attr: share.timeouts.attr },
         negative_timeout: share.timeouts.negative,
         locks: if share.locks == LocksArg::None { LockMode::Refuse } else { LockMode::Host },
+        assumed: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Settings of a session from the command line.
 
-use pinhole_protocol::{InitOffer, Timeouts};
+use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
 use std::time::Duration;
 
 /// Settings of a session.
@@ -14,6 +14,10 @@ pub struct Options {
     pub negative_timeout: Duration,
     /// Handling of the guest's lock requests.
     pub locks: LockMode,
+    /// Features that a guest without an INIT is assumed to have negotiated, with an earlier process
+    /// of this daemon. `None`: such a guest is refused, because this process does not know its
+    /// nodes.
+    pub assumed: Option<InitFlags>,
 }
 
 /// Handling of lock requests.

@@ -144,7 +144,8 @@ impl Scratch {
 }
 
 impl<F: FileSystem> Session<F> {
-    /// Makes a session over a file system. It serves no request before the guest's INIT.
+    /// Makes a session over a file system. It serves no request before the guest's INIT, unless
+    /// [`Options::assumed`] says otherwise.
     ///
     /// `wake` is notified when a deferred request may have its result; the file system notifies it
     /// too.
@@ -154,10 +155,10 @@ impl<F: FileSystem> Session<F> {
             wake,
             throttle: Throttle::new(policy.limits()),
             policy,
+            state: SharedState::new(SessionState::before_init(options.assumed)),
             options,
             window: None,
             waiters: Arc::default(),
-            state: SharedState::default(),
             counters: SlotCounters::default(),
             panics: log_budget::Source::new(),
         }
@@ -276,7 +277,7 @@ impl<F: FileSystem> Session<F> {
                 Ok(scratch.encode(&Reply::Empty))
             }
             (Ok(operation), SessionState::Serving(negotiated, dax)) => {
-                let operation = as_negotiated(operation, negotiated.flags);
+                let operation = as_negotiated(operation, *negotiated);
                 let terms = Terms { pace, stop, dax: *dax };
                 match self.dispatch(&header, operation, (&payload, terms), (slot, scratch)) {
                     Ok(Paced::Ready(outcome)) => Ok(outcome),
@@ -410,7 +411,7 @@ impl<F: FileSystem> Session<F> {
             window.close();
         }
         self.forget_guest(InitFlags::empty());
-        change.to(SessionState::Uninitialized);
+        change.to(SessionState::before_init(self.options.assumed));
     }
 
     /// Forgets the guest. Requests that wait for a lock fail.
@@ -434,7 +435,7 @@ impl<F: FileSystem> Session<F> {
         self.forget_guest(negotiated.flags);
         let dax = dax.filter(|_| negotiated.flags.contains(InitFlags::HAS_INODE_DAX));
         change.to(if negotiated.ready {
-            SessionState::Serving(negotiated, dax)
+            SessionState::Serving(negotiated.flags, dax)
         } else {
             SessionState::Uninitialized
         });

@@ -3,7 +3,7 @@
 use crate::limits::SESSION_SHARDS;
 use crate::sync::lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use pinhole_dax_cache::Capabilities;
-use pinhole_protocol::{Dialect, Negotiated};
+use pinhole_protocol::{Dialect, InitFlags};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The result of the guest's last INIT or DESTROY.
@@ -12,17 +12,22 @@ pub(super) enum SessionState {
     /// There was no INIT, or a DESTROY came after it.
     #[default]
     Uninitialized,
-    /// INIT was answered. Holds the capabilities of the front-end if the guest has a DAX window and
-    /// asks for each inode whether to map it.
-    Serving(Negotiated, Option<Capabilities>),
+    /// INIT was answered, or is assumed. Holds the negotiated features, and the capabilities of the
+    /// front-end if the guest has a DAX window and asks for each inode whether to map it.
+    Serving(InitFlags, Option<Capabilities>),
 }
 
 impl SessionState {
+    /// Returns the state of a session without an INIT.
+    pub(super) fn before_init(assumed: Option<InitFlags>) -> Self {
+        assumed.map_or(Self::Uninitialized, |flags| Self::Serving(flags, None))
+    }
+
     /// Returns the dialect of the guest's messages.
     pub(super) fn dialect(&self) -> Dialect {
         match self {
             Self::Uninitialized => Dialect::default(),
-            Self::Serving(negotiated, _) => negotiated.dialect,
+            Self::Serving(negotiated, _) => Dialect::of(*negotiated),
         }
     }
 }
@@ -94,6 +99,12 @@ impl Drop for HeldUp<'_> {
 }
 
 impl SharedState {
+    /// Makes all copies of a state.
+    pub(super) fn new(state: SessionState) -> Self {
+        let copies = std::array::from_fn(|_| StateCopy(RwLock::new(state)));
+        Self { copies, ..Self::default() }
+    }
+
     /// Returns whether a change waits for requests in progress. It will undo their effects on the
     /// session.
     pub(super) fn is_awaited(&self) -> bool {
@@ -161,6 +172,18 @@ mod tests {
                 drop(held);
                 seen.recv().unwrap();
             });
+        }
+    }
+
+    #[test]
+    fn a_guest_without_an_init_is_served_only_if_assumed() {
+        let uninitialized = SharedState::new(SessionState::before_init(None));
+        assert!(matches!(*uninitialized.read(StateShard(0)), SessionState::Uninitialized));
+        let assumed = SharedState::new(SessionState::before_init(Some(InitFlags::EXPORT_SUPPORT)));
+        for shard in (0..SESSION_SHARDS).map(StateShard) {
+            let state = assumed.read(shard);
+            assert!(matches!(*state, SessionState::Serving(InitFlags::EXPORT_SUPPORT, None)), "{shard:?}");
+            assert!(state.dialect().lookup_dots, "{shard:?}");
         }
     }
 
