@@ -1,11 +1,13 @@
-//! After `kill -9` of a daemon, a VMM or a guest at any moment under load: do the host's files
-//! contain the acknowledged operations and nothing else, is the next guest served, and are other
-//! guests unaffected?
+//! Do all acknowledged operations survive if a daemon, a VMM or a guest is killed under load?
 //!
-//! Each kill hits a guest that works in several lanes in its own folder and keeps a journal of its
-//! requests and their replies (`tests/src/crash/`). The guest takes locks that must end with it,
-//! holds a flock all the time, and waits for a lock of another guest on the same share, which has
-//! its own daemon.
+//! After each `kill -9`, the host's files must have the result of every acknowledged operation and
+//! of no operation that was never sent. The next guest must be served, and other guests must not
+//! notice.
+//!
+//! The killed guest works in its own folder, in several lanes at the same time. It prints a journal
+//! of its requests and their replies (`tests/src/crash/`). It takes locks, which must end with it.
+//! It has a flock all the time, and it waits for a lock of a second guest, the bystander. The
+//! bystander uses the same share through a daemon of its own.
 //!
 //! `PINHOLE_KILLS` sets the number of kills. `PINHOLE_KILLS_SEED` repeats the work of a run, but
 //! not the moments of its kills.
@@ -35,7 +37,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Requests in progress of a guest that will be killed.
+/// Number of lanes of a guest that will be killed. Each lane has one request in progress.
 const LANES: u32 = 8;
 
 fn kill(id: u32) {
@@ -44,7 +46,8 @@ fn kill(id: u32) {
     kill_process(pid, Signal::KILL).unwrap_or_default();
 }
 
-/// Starts a daemon again whenever it ends, always at the same socket, as a service manager does.
+/// Starts a new daemon whenever the last one has ended, as a service manager does. All of them
+/// listen at the same socket path.
 struct Supervisor {
     socket: PathBuf,
     /// Id of the daemon's first process; 0 while there is no daemon.
@@ -62,7 +65,7 @@ impl Supervisor {
         let shared = (Arc::clone(&current), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             while !shared.1.load(Ordering::Acquire) {
-                // While the old one still listens, the new one does not start. A later one may.
+                // While the old daemon still listens, a new one fails to start. Try again.
                 let Ok(mut serving) = daemon.clone().start() else { continue };
                 shared.0.store(serving.id(), Ordering::Release);
                 while !shared.1.load(Ordering::Acquire)
@@ -72,7 +75,7 @@ impl Supervisor {
             }
         });
         let supervisor = Self { socket, current, stop, thread: Some(thread) };
-        supervisor.is_ready();
+        supervisor.wait_until_ready();
         supervisor
     }
 
@@ -81,14 +84,14 @@ impl Supervisor {
     }
 
     /// Waits until a daemon serves and no earlier request is in progress.
-    fn is_ready(&self) {
+    fn wait_until_ready(&self) {
         eventually("a daemon serves again", || {
             self.id() != 0 && Client::connect(&self.socket, SETUP).is_ok()
         });
     }
 
-    /// Kills the serving process, or the supervisor if `outside` is set, and waits until another
-    /// one serves.
+    /// Kills the serving process of the daemon, or its first process if `outside` is set. Waits
+    /// until another daemon has started.
     fn kill(&self, outside: bool) {
         let id = self.id();
         kill(if outside { id } else { serving_id(id) });
@@ -105,20 +108,21 @@ impl Drop for Supervisor {
     }
 }
 
-/// Returns whether the file has a lock of any family.
+/// Returns whether the file has a lock of any kind (flock, POSIX or open file description).
 fn is_locked(file: &Path) -> bool {
     !host_locks(file).unwrap().is_empty()
 }
 
 /// Instruction for the bystander.
 enum Order {
-    /// Releases its lock and takes it again.
-    LockAnew,
+    /// Release the lock and take it again.
+    LockAgain,
+    /// Stop working.
     End,
 }
 
-/// Guest beside the others that works until it is stopped. Each of its replies must be right. It
-/// holds the lock that the others wait for.
+/// Guest that is never killed. It works until the end of the test, and each of its replies must be
+/// correct. It has the lock that the killed guests wait for.
 struct Bystander {
     orders: Sender<Order>,
     done: Receiver<()>,
@@ -144,33 +148,34 @@ impl Bystander {
                 player
                     .work(true, |_, said| {
                         if said == LaneEvent::Done {
-                            // It should not take all processor time from the others.
+                            // Leave processor time to the other guests.
                             std::thread::park_timeout(Duration::from_millis(1));
                         }
                         order = order.take().or_else(|| ordered.try_recv().ok());
                         Ok(order.is_none())
                     })
                     .unwrap();
-                if !matches!(order, Some(Order::LockAnew)) {
+                if !matches!(order, Some(Order::LockAgain)) {
                     return player;
                 }
-                lock_anew(player.client(), locked, &awaited);
+                lock_again(player.client(), locked, &awaited);
                 does.send(()).unwrap();
             }
         });
         Self { orders, done, thread, folder: share.host("bystander"), _daemon: daemon }
     }
 
-    /// Checks that a lock that a killed guest waited for is free.
-    fn can_lock(&self) {
-        self.orders.send(Order::LockAnew).unwrap();
-        self.done.recv_timeout(LIMIT).expect("the bystander locks again");
+    /// Checks that a killed guest has not got the lock that it waited for. The bystander releases
+    /// the lock and takes it again.
+    fn check_lock_is_free(&self) {
+        self.orders.send(Order::LockAgain).unwrap();
+        self.done.recv_timeout(LIMIT).expect("the bystander does not lock again");
     }
 
-    /// Ends it and checks that it was not affected.
+    /// Ends the bystander, and checks that its files are as its requests left them.
     fn end(self) {
         self.orders.send(Order::End).unwrap();
-        let player = self.thread.join().expect("a bystander was disturbed");
+        let player = self.thread.join().expect("the bystander got a wrong reply");
         let mut expected = Tree::default();
         for lane in player.lanes() {
             expected.0.extend(lane.tree.0.clone());
@@ -180,27 +185,41 @@ impl Bystander {
     }
 }
 
-fn lock_anew(guest: &mut Client, file: Opened, on_host: &Path) {
+/// Releases the lock and takes it again. In between, no other guest may have the lock.
+fn lock_again(guest: &mut Client, file: Opened, on_host: &Path) {
     assert_eq!(guest.set(file, AWAITED_LOCK.to(locks::UNLOCK)).unwrap(), 0);
     assert!(!is_locked(on_host), "a killed guest got the lock that it waited for");
     assert_eq!(guest.set(file, AWAITED_LOCK).unwrap(), 0);
     assert!(is_locked(on_host));
 }
 
-/// Process that is killed.
+/// Process that a round kills.
 #[derive(Clone, Copy, Debug)]
-enum Aim {
+enum KillTarget {
+    /// The daemon's second process, which serves.
     Serving,
+    /// The daemon's first process, which waits for the second.
     Outside,
     Vmm,
+    /// The VMM and the serving process.
     Both,
     /// No process: the guest reboots in the middle of its work.
     Guest,
 }
 
-const AIMS: [Aim; 7] = [Aim::Serving, Aim::Outside, Aim::Vmm, Aim::Vmm, Aim::Both, Aim::Guest, Aim::Serving];
+/// Targets to choose from. A target that is listed twice is chosen twice as often.
+const TARGETS: [KillTarget; 7] = [
+    KillTarget::Serving,
+    KillTarget::Outside,
+    KillTarget::Vmm,
+    KillTarget::Vmm,
+    KillTarget::Both,
+    KillTarget::Guest,
+    KillTarget::Serving,
+];
 
-fn victim(socket: &PathBuf, folder: &str, seed: u64, reboot_after: Option<u64>) -> Child {
+/// Starts the guest that will be killed, as a process of its own.
+fn start_guest(socket: &PathBuf, folder: &str, seed: u64, reboot_after: Option<u64>) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crash_guest"));
     command.arg("--socket").arg(socket).args(["--folder", folder]);
     command.args(["--lanes", &LANES.to_string(), "--seed", &seed.to_string()]);
@@ -210,64 +229,68 @@ fn victim(socket: &PathBuf, folder: &str, seed: u64, reboot_after: Option<u64>) 
     command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
-/// Lets a guest work, interrupts it, and compares the result with its journal.
+/// Lets a guest work, kills the target, and compares the host's files with the guest's journal.
+/// Returns the folder and its content.
 fn round(
     share: &SharedFolder,
     supervisor: &Supervisor,
-    (number, aim): (u64, Aim),
+    (number, target): (u64, KillTarget),
     random: &mut Random,
 ) -> (PathBuf, Tree) {
     let (seed, after) = (random.below(1 << 40), random.below(300));
-    let what = format!("kill {number}: {aim:?} after {after}, seed {seed}");
+    let what = format!("kill {number}: {target:?} after {after}, seed {seed}");
     let name = format!("folder-{number}");
     let folder = share.host(&name);
     fs::create_dir(&folder).unwrap();
-    let reboot_after = matches!(aim, Aim::Guest).then_some(after + 1);
-    let mut child = victim(&supervisor.socket, &name, seed, reboot_after);
+    let reboot_after = matches!(target, KillTarget::Guest).then_some(after + 1);
+    let mut child = start_guest(&supervisor.socket, &name, seed, reboot_after);
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut journal = Journal::new(seed, LANES);
-    let (mut done, mut aimed) = (0, false);
+    let (mut done, mut killed) = (0, false);
     for line in lines {
         done += u64::from(journal.take(&line.unwrap()).expect(&what));
-        if done < after || aimed {
+        if done < after || killed {
             continue;
         }
-        aimed = true;
-        // Interrupt at any moment, and not only after a reply.
+        killed = true;
+        // Kill at a random moment, not always directly after a reply.
         std::thread::park_timeout(Duration::from_micros(random.below(400)));
-        // A guest that reboots by itself may have done so by now.
-        assert!(matches!(aim, Aim::Guest) || is_locked(&share.host(HELD)), "{what}: the guest has no flock");
-        match aim {
-            Aim::Serving | Aim::Outside => {
-                supervisor.kill(matches!(aim, Aim::Outside));
+        // A guest with the target `Guest` may already have rebooted, and then has no flock.
+        assert!(
+            matches!(target, KillTarget::Guest) || is_locked(&share.host(HELD)),
+            "{what}: the guest has no flock"
+        );
+        match target {
+            KillTarget::Serving | KillTarget::Outside => {
+                supervisor.kill(matches!(target, KillTarget::Outside));
                 child.kill().unwrap();
             }
-            Aim::Vmm => child.kill().unwrap(),
-            Aim::Both => {
+            KillTarget::Vmm => child.kill().unwrap(),
+            KillTarget::Both => {
                 child.kill().unwrap();
                 supervisor.kill(false);
             }
-            Aim::Guest => {}
+            KillTarget::Guest => {}
         }
     }
-    assert!(aimed, "{what}: the process ended by itself");
+    assert!(killed, "{what}: the process ended by itself");
     let status = child.wait().unwrap();
-    assert_eq!(status.success(), matches!(aim, Aim::Guest), "{what}: {status}");
-    supervisor.is_ready();
+    assert_eq!(status.success(), matches!(target, KillTarget::Guest), "{what}: {status}");
+    supervisor.wait_until_ready();
     let tree = journal.check(&folder).unwrap_or_else(|error| panic!("{what}: {error}"));
     for name in
         tree.0.iter().filter_map(|(name, thing)| matches!(thing, NamedObject::File(_)).then_some(name))
     {
-        assert_eq!(host_locks(&folder.join(name)).unwrap(), [], "{what}: {name} is not locked");
+        assert_eq!(host_locks(&folder.join(name)).unwrap(), [], "{what}: {name} is still locked");
     }
     assert!(!is_locked(&share.host(HELD)), "{what}: the flock is still there");
     (folder, tree)
 }
 
-/// Number of rounds with each aim.
+/// Number of rounds with each target.
 type Tally = BTreeMap<String, u64>;
 
-/// Plays rounds until so many processes have been killed.
+/// Plays rounds until `count` rounds have killed a process.
 fn kill_many(count: u64, seed: u64) -> Tally {
     println!("seed {seed}");
     let share = SharedFolder::new().unwrap();
@@ -282,13 +305,13 @@ fn kill_many(count: u64, seed: u64) -> Tally {
         if kills == count {
             break;
         }
-        let aim = AIMS[usize::try_from(random.below(AIMS.len() as u64)).unwrap()];
-        left.push(round(&share, &supervisor, (number, aim), &mut random));
+        let target = TARGETS[usize::try_from(random.below(TARGETS.len() as u64)).unwrap()];
+        left.push(round(&share, &supervisor, (number, target), &mut random));
         names.insert(format!("folder-{number}"));
-        bystander.can_lock();
-        kills += u64::from(!matches!(aim, Aim::Guest));
-        *tally.entry(format!("{aim:?}")).or_default() += 1;
-        // An earlier folder must not change because of a later kill.
+        bystander.check_lock_is_free();
+        kills += u64::from(!matches!(target, KillTarget::Guest));
+        *tally.entry(format!("{target:?}")).or_default() += 1;
+        // A later kill must not have changed the folder of an earlier guest.
         if left.len() == 20 {
             for (folder, tree) in left.drain(..) {
                 assert_eq!(Tree::read(&folder).unwrap(), tree, "{}", folder.display());
@@ -312,19 +335,20 @@ fn acknowledged_operations_survive_the_kill_of_any_process() {
     std::thread::scope(|scope| {
         let threads = [0, 1].map(|half| scope.spawn(move || kill_many(kills.div_ceil(2), seed + half)));
         for thread in threads {
-            for (aim, count) in thread.join().expect("see above") {
-                *tally.entry(aim).or_default() += count;
+            for (target, count) in thread.join().expect("a round failed, see above") {
+                *tally.entry(target).or_default() += count;
             }
         }
     });
-    let reboots = tally.remove(&format!("{:?}", Aim::Guest)).unwrap_or_default();
+    let reboots = tally.remove(&format!("{:?}", KillTarget::Guest)).unwrap_or_default();
     let killed: u64 = tally.values().sum();
     assert!(killed >= kills, "{killed} of {kills}");
     println!("{killed} kills: {tally:?}; beside them {reboots} reboots");
 }
 
-/// Ids that a guest got from a daemon which was then killed, and a share with as many other files.
-struct Remains {
+/// Node ids and file handles that a guest got from a daemon, which was then killed. They belong to
+/// the files `old-*`. The share has as many files `new-*`, which a next guest opens.
+struct OldIds {
     share: SharedFolder,
     supervisor: Supervisor,
     nodes: Vec<u64>,
@@ -332,7 +356,7 @@ struct Remains {
     listed: u64,
 }
 
-impl Remains {
+impl OldIds {
     fn new() -> Self {
         let share = SharedFolder::new().unwrap();
         for number in 0..100 {
@@ -350,8 +374,9 @@ impl Remains {
         Self { share, supervisor, nodes, files, listed }
     }
 
-    /// Sends every request with these ids and checks the replies.
-    fn ask(&self, guest: &mut Client) {
+    /// Sends requests of many kinds with the old ids. All of them must fail, and no file may
+    /// change.
+    fn check_that_all_fail(&self, guest: &mut Client) {
         let stale = [ESTALE, EBADF];
         let mut refused = |frame: Frame, room: usize, errnos: &[i32]| {
             let said = guest.errno(frame.clone(), room).unwrap();
@@ -386,17 +411,17 @@ impl Remains {
 
 #[test]
 fn vmm_that_continues_without_init_gets_errors() {
-    let remains = Remains::new();
-    let guest = Frontend::connect_with(&remains.supervisor.socket, SETUP).unwrap();
+    let old_ids = OldIds::new();
+    let guest = Frontend::connect_with(&old_ids.supervisor.socket, SETUP).unwrap();
     let mut guest = Client::of(guest);
-    remains.ask(&mut guest);
-    let (node, _) = remains.files[0];
+    old_ids.check_that_all_fail(&mut guest);
+    let (node, _) = old_ids.files[0];
     let forget = Frame::new(FORGET, node).u64(1).message();
     assert!(guest.guest.raw(0, &forget, 0).unwrap().is_unanswered());
     for frame in [Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0), Frame::new(UNLINK, ROOT).name("old-1")] {
         assert_ne!(guest.errno(frame, 104).unwrap(), 0, "the root before INIT");
     }
-    assert!(remains.share.host("old-1").exists());
+    assert!(old_ids.share.host("old-1").exists());
     // After INIT the guest is served.
     guest.guest.init().unwrap();
     guest.look_up("new-0").unwrap();
@@ -404,23 +429,23 @@ fn vmm_that_continues_without_init_gets_errors() {
 
 #[test]
 fn ids_of_a_dead_process_are_invalid_in_the_next() {
-    let remains = Remains::new();
-    let mut guest = Client::connect(&remains.supervisor.socket, SETUP).unwrap().0;
+    let old_ids = OldIds::new();
+    let mut guest = Client::connect(&old_ids.supervisor.socket, SETUP).unwrap().0;
     // As many files as before, opened in the same order.
     let files: Vec<Opened> =
         (0..100).map(|number| guest.open(&format!("new-{number}"), O_RDWR).unwrap()).collect();
     let listed = guest.body(Frame::new(OPENDIR, ROOT).u32(0).u32(0), 16).unwrap();
-    assert_ne!(u64_at(&listed, 0).unwrap(), remains.listed);
-    remains.ask(&mut guest);
-    // A file handle of the dead process on a valid node.
-    for ((node, _), (_, handle)) in files.iter().zip(&remains.files) {
+    assert_ne!(u64_at(&listed, 0).unwrap(), old_ids.listed);
+    old_ids.check_that_all_fail(&mut guest);
+    // A file handle of the dead process, together with a node id that is valid now.
+    for ((node, _), (_, handle)) in files.iter().zip(&old_ids.files) {
         let write = Frame::new(WRITE, *node).u64(*handle).u64(0).u32(5).u32(0).u64(0).u32(O_RDWR).u32(0);
         assert_eq!(guest.errno(write.bytes(b"wrong"), 8).unwrap(), EBADF);
     }
-    let list = Frame::new(READDIR, ROOT).u64(remains.listed).u64(0).u32(4096).u32(0).u64(0).u32(0).u32(0);
+    let list = Frame::new(READDIR, ROOT).u64(old_ids.listed).u64(0).u32(4096).u32(0).u64(0).u32(0).u32(0);
     assert_eq!(guest.errno(list, 4096).unwrap(), EBADF);
     // A FORGET of an unknown node has no effect.
-    for (node, _) in &remains.files {
+    for (node, _) in &old_ids.files {
         let forget = Frame::new(FORGET, *node).u64(u64::MAX).message();
         assert!(guest.guest.raw(0, &forget, 0).unwrap().is_unanswered());
     }
@@ -468,8 +493,8 @@ fn reboot_without_destroy_frees_everything_the_guest_held() {
     }
 }
 
-/// Creates files, appends to one of them, and prints each completed step. It ends only when it is
-/// killed.
+/// Script of a guest. It creates files, appends to one of them, and prints each completed step. It
+/// ends only when the guest is killed.
 const WORK: &str = "cd /mnt/share; mkdir $1; i=0; \
     while :; do echo \"content $i\" > $1/new.$i; mv $1/new.$i $1/file.$i; echo \"line $i\" >> $1/lines; \
     echo \"done $i.\"; i=$((i + 1)); done";
@@ -481,14 +506,15 @@ fn last_done(output: &[u8]) -> Option<u64> {
     numbers.max()
 }
 
-/// Compares the files of a real guest with its output.
+/// Compares the files of a User-mode Linux guest with its output. `done` is the number of the last
+/// step that the guest printed.
 fn check_work(folder: &Path, done: u64) {
     let mut names: BTreeSet<String> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     for number in 0..=done {
-        assert!(names.remove(&format!("file.{number}")), "file.{number} was made and is not there");
+        assert!(names.remove(&format!("file.{number}")), "file.{number} was created and does not exist");
         let content = fs::read_to_string(folder.join(format!("file.{number}"))).unwrap();
         assert_eq!(content, format!("content {number}\n"));
     }
@@ -499,8 +525,8 @@ fn check_work(folder: &Path, done: u64) {
     for (number, line) in lines.lines().enumerate() {
         assert_eq!(line, format!("line {number}"));
     }
-    // The guest may have worked on after the output that was read. Only the last file may still
-    // have its first name.
+    // The guest may have done further steps after the output that the test has read. Only the file
+    // of the last step may still have the name `new.*`.
     let later = names.iter().filter(|name| name.starts_with("file.")).count() as u64;
     let new: Vec<&String> = names.iter().filter(|name| name.starts_with("new.")).collect();
     assert_eq!(new.len() as u64 + later, names.len() as u64, "{names:?}");
@@ -527,7 +553,7 @@ fn finished_operations_of_a_killed_real_guest_survive() {
         if of_daemon {
             daemon.wait_at_most(LIMIT).unwrap().expect("the daemon was killed");
         } else {
-            // The next guest is served when no request of the last one is in progress.
+            // Once the next guest is served, no request of the last guest is in progress.
             Client::connect(daemon.socket(), SETUP).unwrap().0.look_up(&name).unwrap();
         }
         check_work(&share.host(&name), done);

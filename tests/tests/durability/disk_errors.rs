@@ -1,7 +1,7 @@
-//! Which open files report an error when the host's disk refuses written data?
+//! If the host's disk refuses written data, which open files report the error?
 //!
-//! As in Linux, each open file reports it once, in each guest and on the host, at its next fsync,
-//! whichever open file the data was written through.
+//! The rule of Linux is that each open file reports the error once, at its next fsync, even if the
+//! data was written through another one. The tests check it for all guests and for the host.
 
 use pinhole_tests::linux::{O_DIRECT, O_DSYNC, O_RDWR};
 use std::fs::{self, File};
@@ -24,11 +24,12 @@ use pinhole_tests::mounted::unmount_when_unused;
 use pinhole_tests::program::{Program, pinhole};
 use rustix::mount::UnmountFlags;
 
+/// Length of the test file in blocks.
 const BLOCKS: u8 = 4;
 /// Length of a block in bytes.
 const BLOCK: u64 = 4096;
 
-/// Guest at the wire with its own daemon, and the file `data`.
+/// Test client with a daemon of its own. All of its requests are about the file `data`.
 struct Guest {
     frontend: Frontend,
     node: NodeId,
@@ -66,15 +67,15 @@ impl Guest {
         Handle(u64_at(&self.ask(&Operation::Open(open), &[]).unwrap(), 0).unwrap())
     }
 
-    /// Overwrites the first block.
+    /// Overwrites the start of the first block. Returns the error of the reply.
     fn write(&mut self, handle: Handle, flags: OpenFlags) -> Option<Errno> {
         let write_flags = WriteFlags::empty();
         let write = Write { handle, offset: 0, size: 4, write_flags, lock_owner: None, flags };
         self.ask(&Operation::Write(write), b"lost").err()
     }
 
-    /// Writes a block past the host's page cache and makes it durable. Its bytes are aligned to a
-    /// page, as the host requires.
+    /// Writes the second block with O_DIRECT and O_SYNC. Returns the error of the reply. The data
+    /// is aligned to a page in the guest's memory, because the host requires that for O_DIRECT.
     fn write_direct(&mut self, handle: Handle) -> Option<Errno> {
         let (write_flags, flags) = (WriteFlags::empty(), OpenFlags::DIRECT | OpenFlags::SYNC);
         let write = Write { handle, offset: BLOCK, size: 4096, write_flags, lock_owner: None, flags };
@@ -117,6 +118,7 @@ impl Guest {
     }
 }
 
+/// Starts a disk with the file `data`. The disk works until `refuse` is called.
 fn disk() -> FailingDisk {
     let disk = FailingDisk::start().unwrap();
     disk.make_file("data", BLOCKS).unwrap();
@@ -127,13 +129,14 @@ fn errno(outcome: io::Result<()>) -> Option<Errno> {
     outcome.err().map(|error| Errno::from_raw(error.raw_os_error().unwrap()))
 }
 
-fn on_host(file: &File) -> Option<Errno> {
+/// Returns the error of an fsync by a host process.
+fn fsync_on_host(file: &File) -> Option<Errno> {
     errno(file.sync_all())
 }
 
-/// Returns the error that Linux itself reports for such a disk, once for each open file, also for
-/// files without a write.
-fn error() -> Option<Errno> {
+/// Returns the error that Linux reports for such a disk without a daemon. Also checks that Linux
+/// reports it once for each open file, even if nothing was written through it.
+fn expected_error() -> Option<Errno> {
     static ERROR: OnceLock<Option<Errno>> = OnceLock::new();
     *ERROR.get_or_init(|| {
         let disk = disk();
@@ -141,10 +144,10 @@ fn error() -> Option<Errno> {
         let (writer, beside) = (open(), open());
         disk.refuse("data", BLOCKS).unwrap();
         writer.write_all_at(b"lost", 0).unwrap();
-        let heard = [&writer, &writer, &beside, &beside].map(on_host);
-        let [error, ..] = heard;
-        assert!(matches!(error, Some(Errno::EIO | Errno::ENOSPC)), "{heard:?}");
-        assert_eq!(heard, [error, None, error, None]);
+        let reported = [&writer, &writer, &beside, &beside].map(fsync_on_host);
+        let [error, ..] = reported;
+        assert!(matches!(error, Some(Errno::EIO | Errno::ENOSPC)), "{reported:?}");
+        assert_eq!(reported, [error, None, error, None]);
         error
     })
 }
@@ -160,17 +163,17 @@ fn writeback_error_is_reported_once_per_open_file() {
     // Neither a write nor a close reports the error.
     assert_eq!(one.write(writer, OpenFlags::empty()), None);
     assert_eq!(one.flush(writer), None);
-    assert_eq!([one.fsync(writer), one.fsync(writer)], [error(), None]);
-    assert_eq!([one.data_sync(beside), one.fsync(beside)], [error(), None]);
-    assert_eq!([other.fsync(elsewhere), other.data_sync(elsewhere)], [error(), None]);
-    assert_eq!([on_host(&host), on_host(&host)], [error(), None]);
-    // The error has been reported to the others. An open after it does not get it.
+    assert_eq!([one.fsync(writer), one.fsync(writer)], [expected_error(), None]);
+    assert_eq!([one.data_sync(beside), one.fsync(beside)], [expected_error(), None]);
+    assert_eq!([other.fsync(elsewhere), other.data_sync(elsewhere)], [expected_error(), None]);
+    assert_eq!([fsync_on_host(&host), fsync_on_host(&host)], [expected_error(), None]);
+    // A file that is opened after the error was reported does not report it.
     let late = other.open();
     assert_eq!(other.fsync(late), None);
-    // After the disk writes again, no error remains.
+    // Once the disk works again, no error remains.
     disk.repair().unwrap();
     assert_eq!(other.write(late, OpenFlags::empty()), None);
-    assert_eq!([other.fsync(late), one.fsync(writer), on_host(&host)], [None; 3]);
+    assert_eq!([other.fsync(late), one.fsync(writer), fsync_on_host(&host)], [None; 3]);
 }
 
 #[test]
@@ -181,14 +184,15 @@ fn synchronous_write_reports_its_error_at_once() {
     let (writer, beside, elsewhere) = (one.open(), one.open(), other.open());
     disk.refuse("data", BLOCKS).unwrap();
     for flags in [OpenFlags::DSYNC, OpenFlags::SYNC] {
-        assert_eq!(one.write(writer, flags), error());
+        assert_eq!(one.write(writer, flags), expected_error());
         assert_eq!(one.fsync(writer), None);
-        assert_eq!([one.fsync(beside), one.fsync(beside)], [error(), None]);
-        assert_eq!([other.fsync(elsewhere), other.fsync(elsewhere)], [error(), None]);
+        assert_eq!([one.fsync(beside), one.fsync(beside)], [expected_error(), None]);
+        assert_eq!([other.fsync(elsewhere), other.fsync(elsewhere)], [expected_error(), None]);
     }
 }
 
-/// Such a file handle has two descriptions on the host, and each of them would report the error.
+/// For a file handle with O_DIRECT, the daemon has two open file descriptions on the host. Each of
+/// them gets the error from the host.
 #[test]
 fn direct_io_handle_reports_a_writeback_error_once() {
     let disk = disk();
@@ -197,17 +201,20 @@ fn direct_io_handle_reports_a_writeback_error_once() {
     let [one, other, third] = [(); 3].map(|()| guest.open_with(O_DIRECT));
     disk.refuse("data", BLOCKS).unwrap();
     assert_eq!(guest.write(writer, OpenFlags::empty()), None);
-    assert_eq!(guest.fsync(writer), error());
-    // From here on each call reports the earlier error, and its own write succeeds.
+    assert_eq!(guest.fsync(writer), expected_error());
+    // The disk works again. The first call of each file handle reports the earlier error.
     disk.repair().unwrap();
-    assert_eq!([guest.write_direct(one), guest.fsync(one), guest.write_direct(one)], [error(), None, None]);
+    assert_eq!(
+        [guest.write_direct(one), guest.fsync(one), guest.write_direct(one)],
+        [expected_error(), None, None]
+    );
     assert_eq!(
         [guest.fsync(other), guest.write_direct(other), guest.data_sync(other)],
-        [error(), None, None]
+        [expected_error(), None, None]
     );
     assert_eq!(
         [guest.data_sync(third), guest.fsync(third), guest.write_direct(third)],
-        [error(), None, None]
+        [expected_error(), None, None]
     );
 }
 
@@ -218,13 +225,14 @@ fn syncfs_reports_an_error_once_per_guest() {
     let writer = one.open();
     disk.refuse("data", BLOCKS).unwrap();
     assert_eq!(one.write(writer, OpenFlags::empty()), None);
-    assert_eq!([one.sync_fs(), one.sync_fs()], [error(), None]);
-    assert_eq!([other.sync_fs(), other.sync_fs()], [error(), None]);
+    assert_eq!([one.sync_fs(), one.sync_fs()], [expected_error(), None]);
+    assert_eq!([other.sync_fs(), other.sync_fs()], [expected_error(), None]);
     // The error of the mount is separate from the error of the file.
-    assert_eq!([one.fsync(writer), one.fsync(writer)], [error(), None]);
+    assert_eq!([one.fsync(writer), one.fsync(writer)], [expected_error(), None]);
 }
 
-/// A real client has its own cache and its own writeback errors.
+/// The programs use a mount by `pinhole mount`, so the guest's kernel has its own page cache and
+/// its own writeback errors.
 #[test]
 fn programs_get_a_writeback_error_once_per_open_file() {
     for mode in [
@@ -247,20 +255,22 @@ fn programs_get_a_writeback_error_once_per_open_file() {
             File::options().read(true).write(true).custom_flags(O_DSYNC.cast_signed()).open(&path).unwrap();
         disk.refuse("data", BLOCKS).unwrap();
         writer.write_all_at(b"lost", 0).unwrap();
-        let heard = [&writer, &beside].map(|file| [on_host(file), on_host(file)]);
-        // The write itself reports the error, through the client's cache if there is one.
+        let reported = [&writer, &beside].map(|file| [fsync_on_host(file), fsync_on_host(file)]);
+        // A write with O_DSYNC reports the error itself, even if it goes through the page cache.
         let written = errno(synced.write_all_at(b"lost", 0));
-        let heard_synced = [written, on_host(&synced)];
+        let reported_by_synced = [written, fsync_on_host(&synced)];
         drop((writer, beside, synced));
         unmount_when_unused(folder.path()).unwrap();
         assert!(program.wait(Duration::from_secs(10)).unwrap().is_some(), "{}", program.stderr());
-        assert_eq!(heard, [[error(), None]; 2], "{mode:?}");
-        assert_eq!(heard_synced, [error(), None], "{mode:?}");
+        assert_eq!(reported, [[expected_error(), None]; 2], "{mode:?}");
+        assert_eq!(reported_by_synced, [expected_error(), None], "{mode:?}");
     }
 }
 
-/// A file system that writes back on close (NFS, SMB, FUSE) reports errors at that time. Here it is
-/// a share within a share: the inner daemon lacks the call for FLUSH.
+/// A file system that writes back at close (NFS, SMB, FUSE) reports errors at that time.
+///
+/// Here, the daemon under test serves the mount `share` of another `pinhole mount`, which cannot
+/// call `dup`. So FLUSH fails there with EIO, and with it each close of a file on that mount.
 #[test]
 fn close_reports_errors_of_file_systems_that_write_at_close() {
     let folder = tempfile::tempdir().unwrap();
@@ -280,7 +290,7 @@ fn close_reports_errors_of_file_systems_that_write_at_close() {
     assert_eq!(guest.flush(file), Some(Errno::EIO));
 }
 
-/// Running `pinhole mount`. Dropping it unmounts it.
+/// Running `pinhole mount`. `drop` unmounts it.
 struct Mounted<'p>(&'p Path, Program);
 
 impl<'p> Mounted<'p> {

@@ -1,4 +1,4 @@
-//! Is data still there after a loss of power, a disk error or a killed process?
+//! Is data still there after a power loss, a disk error or the kill of a process?
 #![cfg(test)]
 
 mod crash;

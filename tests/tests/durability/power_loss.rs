@@ -1,7 +1,8 @@
-//! Is data still there if the power fails right after its sync was acknowledged?
+//! Is data still there if the power fails immediately after a sync call has returned?
 //!
-//! Tests run on ext4, XFS and btrfs, on a disk that keeps a log of its writes and flushes. A loss
-//! of power loses all writes that were not flushed at that moment.
+//! The tests run on ext4, XFS and btrfs. The disk keeps a log of its writes and flushes. To
+//! simulate a power loss at some moment, the harness replays the log without the writes that were
+//! not flushed at that moment.
 
 use pinhole_tests::linux::O_RDWR;
 use std::ffi::CString;
@@ -30,8 +31,8 @@ const MODES: [(&str, &[&str]); 5] = [
     ("exclusive-writeback", &["--cache=exclusive", "--writeback"]),
 ];
 
-/// Ways to make written data durable. Some bypass the guest's cache, because one file handle
-/// differs from the others there.
+/// Ways to make written data durable. `O_DIRECT` and `O_APPEND` are here because such writes take
+/// another path in the guest's kernel.
 const WAYS: [&str; 10] = [
     "O_SYNC",
     "O_DSYNC",
@@ -45,17 +46,19 @@ const WAYS: [&str; 10] = [
     "syncfs",
 ];
 
-/// Length of the old file in bytes. `durable.py` has the same number.
+/// Length of an old file in bytes. `durable.py` has the same three numbers.
 const OLD_LEN: usize = 16384;
+/// Offset in bytes of the data that is written to an old file.
 const OFFSET: usize = 4000;
+/// Length of the written data in bytes.
 const LEN: usize = 6000;
 
-/// Step of the guest that is acknowledged.
+/// Step of the guest: one file that is written and made durable in one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
     share: &'static str,
     way: &'static str,
-    /// `new`, or `old` if the file exists before.
+    /// `old` if the file exists before the step, and `new` if the step creates it.
     file: &'static str,
 }
 
@@ -64,25 +67,28 @@ impl Step {
         let of_share = |share| {
             let data =
                 WAYS.into_iter().flat_map(move |way| ["new", "old"].map(|file| Self { share, way, file }));
-            // Changes that an fsync of the directory makes durable. The file without any fsync
-            // shows that the test can fail.
+            // An fsync of the directory makes `rename` and `unlink` durable. `nothing` writes
+            // without any sync. Its data must be lost, which shows that the simulated power loss
+            // works.
             let others = [("rename", "new"), ("unlink", "old"), ("nothing", "new"), ("nothing", "old")];
             data.chain(others.map(|(way, file)| Self { share, way, file }))
         };
         MODES.into_iter().flat_map(|(share, _)| of_share(share)).collect()
     }
 
+    /// Returns the name of the file.
     fn name(self) -> String {
         format!("{}-{}-{}", self.share, self.way, self.file)
     }
 
+    /// Returns the data that the step writes.
     fn data(self) -> Vec<u8> {
         let text = format!("{} {} {} ", self.share, self.way, self.file);
         text.bytes().cycle().take(LEN).collect()
     }
 
-    /// Returns the required content of the file. `None` if it must be gone.
-    fn outcome(self) -> Option<Vec<u8>> {
+    /// Returns the required content of the file after the step, or `None` if it must not exist.
+    fn expected_content(self) -> Option<Vec<u8>> {
         match (self.way, self.file) {
             ("unlink", _) => None,
             ("O_DSYNC+O_APPEND", "old") => Some([vec![b'o'; OLD_LEN], self.data()].concat()),
@@ -96,7 +102,7 @@ impl Step {
     }
 }
 
-/// Starts a daemon that serves the folder under its tag.
+/// Starts a daemon that serves the folder, with this tag.
 fn serve(folder: &Path, tag: &str, arguments: &[&str]) -> Serving {
     let daemon = Daemon::pinhole(folder).unwrap().argument(format!("--tag={tag}"));
     arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)).start().unwrap()
@@ -110,9 +116,8 @@ fn content(path: &Path) -> Option<Vec<u8>> {
     }
 }
 
-/// Lets one guest with a share in each mode do all steps. Returns the moment of each
-/// acknowledgement.
-fn perform(disk: &LoggedDisk, steps: &[Step]) -> Vec<Moment> {
+/// Runs all steps in one guest, which has a share in each mode. Returns the moment after each step.
+fn perform_steps(disk: &LoggedDisk, steps: &[Step]) -> Vec<Moment> {
     let control = tempfile::tempdir().unwrap();
     let mut daemons = vec![("control", serve(control.path(), "control", &["--cache=never"]))];
     daemons.extend(MODES.map(|(tag, arguments)| (tag, serve(&disk.folder(), tag, arguments))));
@@ -141,26 +146,27 @@ fn perform(disk: &LoggedDisk, steps: &[Step]) -> Vec<Moment> {
     acknowledged
 }
 
-/// Returns the content of the step's file after a loss of power.
-fn left(history: &Recording, step: Step, at: Moment) -> Option<Vec<u8>> {
-    let left = history.after_power_loss(at).unwrap_or_else(|error| panic!("{step:?}: {error}"));
-    let content = content(&left.folder().join(step.name()));
-    left.end().unwrap();
+/// Returns the content of the step's file after a power loss at the moment `at`.
+fn content_after_power_loss(history: &Recording, step: Step, at: Moment) -> Option<Vec<u8>> {
+    let recovered = history.after_power_loss(at).unwrap_or_else(|error| panic!("{step:?}: {error}"));
+    let content = content(&recovered.folder().join(step.name()));
+    recovered.end().unwrap();
     content
 }
 
-fn every_acknowledged_step_survives(kind: FileSystem) {
+/// Checks that the result of each step survives a power loss immediately after it.
+fn check_steps_survive_power_loss(kind: FileSystem) {
     let disk = LoggedDisk::start(kind).unwrap();
     let steps = Step::all();
     for step in steps.iter().filter(|step| step.file == "old") {
         fs::write(disk.folder().join(step.name()), vec![b'o'; OLD_LEN]).unwrap();
     }
     rustix::fs::syncfs(fs::File::open(disk.folder()).unwrap()).unwrap();
-    let acknowledged = perform(&disk, &steps);
+    let acknowledged = perform_steps(&disk, &steps);
     let history = disk.end().unwrap();
     let mut wrong = Vec::new();
     for (step, at) in steps.into_iter().zip(acknowledged) {
-        let survived = left(&history, step, at) == step.outcome();
+        let survived = content_after_power_loss(&history, step, at) == step.expected_content();
         if survived != (step.way != "nothing") {
             wrong.push(format!("{}: {}", step.name(), if survived { "there" } else { "lost" }));
         }
@@ -170,30 +176,30 @@ fn every_acknowledged_step_survives(kind: FileSystem) {
 
 #[test]
 fn acknowledged_syncs_survive_power_loss_on_ext4() {
-    every_acknowledged_step_survives(FileSystem::Ext4);
+    check_steps_survive_power_loss(FileSystem::Ext4);
 }
 
 #[test]
 fn acknowledged_syncs_survive_power_loss_on_xfs() {
-    every_acknowledged_step_survives(FileSystem::Xfs);
+    check_steps_survive_power_loss(FileSystem::Xfs);
 }
 
 #[test]
 fn acknowledged_syncs_survive_power_loss_on_btrfs() {
-    every_acknowledged_step_survives(FileSystem::Btrfs);
+    check_steps_survive_power_loss(FileSystem::Btrfs);
 }
 
-/// Guest at the wire, so that the test controls every look-up and open.
-struct Wire(Frontend);
+/// Test client that sends single requests, so that the test controls every look-up and open.
+struct Client(Frontend);
 
-impl Wire {
+impl Client {
     fn connect(daemon: &Serving) -> Self {
         let mut guest = Frontend::connect(daemon.socket()).unwrap();
         guest.init().unwrap();
         Self(guest)
     }
 
-    fn ask(&mut self, node: NodeId, operation: &Operation<'_>, data: &[u8]) -> Vec<u8> {
+    fn request(&mut self, node: NodeId, operation: &Operation<'_>, data: &[u8]) -> Vec<u8> {
         let reply = self.0.request(1, node, operation, data).unwrap();
         reply.success().unwrap_or_else(|error| panic!("{operation:?}: {error}")).to_vec()
     }
@@ -201,48 +207,54 @@ impl Wire {
     fn look_up(&mut self, parent: NodeId, name: &str) -> NodeId {
         let name = CString::new(name).unwrap();
         let name = Name::parse(&name).unwrap();
-        let found = self.ask(parent, &Operation::Lookup(Lookup { name: name.into() }), &[]);
+        let found = self.request(parent, &Operation::Lookup(Lookup { name: name.into() }), &[]);
         NodeId(u64_at(&found, 0).unwrap())
     }
 
     fn open(&mut self, node: NodeId) -> Handle {
         let open = Open { flags: OpenFlags::from_bits_retain(O_RDWR), kill_suidgid: false };
-        Handle(u64_at(&self.ask(node, &Operation::Open(open), &[]), 0).unwrap())
+        Handle(u64_at(&self.request(node, &Operation::Open(open), &[]), 0).unwrap())
     }
 
     fn fsync(&mut self, node: NodeId, handle: Handle, flags: FsyncFlags) {
-        self.ask(node, &Operation::Fsync(Fsync { handle, flags }), &[]);
+        self.request(node, &Operation::Fsync(Fsync { handle, flags }), &[]);
     }
 
     fn write(&mut self, node: NodeId, handle: Handle, flags: OpenFlags) {
         let size = u32::try_from(NEW.len()).unwrap();
         let write_flags = WriteFlags::empty();
         let write = Write { handle, offset: 0, size, write_flags, lock_owner: None, flags };
-        self.ask(node, &Operation::Write(write), NEW);
+        self.request(node, &Operation::Write(write), NEW);
     }
 }
 
+/// Data that must survive.
 const NEW: &[u8] = b"what must not be lost";
 
-/// Way to remove the first name.
+/// Way to remove the first name of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taking {
+enum NameRemoval {
     Rename,
     Unlink,
 }
 
 /// Way to make the data durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asking {
+enum SyncWay {
     Fsync,
     DataSync,
     DsyncWrite,
     SyncWrite,
 }
 
-/// Gives a file in `folder` a second name, removes the first one, and makes durable a write through
-/// the second one. If `held` is set, `first` is open all the time.
-fn write_by_second_name(guest: &mut Wire, folder: &str, (taking, asking, held): (Taking, Asking, bool)) {
+/// Gives a file in `folder` a second name and removes the first one. Then opens the second name,
+/// writes and makes the data durable. If `held` is set, the guest has the file open by its first
+/// name all the time.
+fn write_by_second_name(
+    guest: &mut Client,
+    folder: &str,
+    (removal, sync, held): (NameRemoval, SyncWay, bool),
+) {
     let folder = guest.look_up(NodeId::ROOT, folder);
     let below = guest.look_up(folder, "below");
     let file = guest.look_up(folder, "first");
@@ -250,33 +262,33 @@ fn write_by_second_name(guest: &mut Wire, folder: &str, (taking, asking, held): 
         guest.open(file);
     }
     let [first, other, second] = [c"first", c"other", c"second"].map(|name| Name::parse(name).unwrap());
-    guest.ask(below, &Operation::Link(Link { target: file, name: second }), &[]);
-    match taking {
-        Taking::Unlink => guest.ask(folder, &Operation::Unlink(Unlink { name: first }), &[]),
-        Taking::Rename => {
+    guest.request(below, &Operation::Link(Link { target: file, name: second }), &[]);
+    match removal {
+        NameRemoval::Unlink => guest.request(folder, &Operation::Unlink(Unlink { name: first }), &[]),
+        NameRemoval::Rename => {
             let flags = RenameFlags::empty();
             let rename = Rename { name: other, new_directory: folder, new_name: first, flags };
-            guest.ask(folder, &Operation::Rename(rename), &[])
+            guest.request(folder, &Operation::Rename(rename), &[])
         }
     };
     let found = guest.look_up(below, "second");
     let handle = guest.open(found);
-    let flags = match asking {
-        Asking::Fsync | Asking::DataSync => OpenFlags::empty(),
-        Asking::DsyncWrite => OpenFlags::DSYNC,
-        Asking::SyncWrite => OpenFlags::SYNC,
+    let flags = match sync {
+        SyncWay::Fsync | SyncWay::DataSync => OpenFlags::empty(),
+        SyncWay::DsyncWrite => OpenFlags::DSYNC,
+        SyncWay::SyncWrite => OpenFlags::SYNC,
     };
     guest.write(found, handle, flags);
-    let flags = match asking {
-        Asking::Fsync => FsyncFlags::empty(),
-        Asking::DataSync => FsyncFlags::DATASYNC,
-        Asking::DsyncWrite | Asking::SyncWrite => return,
+    let flags = match sync {
+        SyncWay::Fsync => FsyncFlags::empty(),
+        SyncWay::DataSync => FsyncFlags::DATASYNC,
+        SyncWay::DsyncWrite | SyncWay::SyncWrite => return,
     };
     guest.fsync(found, handle, flags);
 }
 
-/// btrfs logs a file under the name by which it was opened. A daemon opens it by the name that was
-/// looked up first.
+/// At an fsync, btrfs logs a file under the name by which it was opened. A daemon opens a file by
+/// the name that was looked up first.
 #[test]
 fn synced_data_survives_after_the_first_name_is_removed() {
     for kind in FileSystem::ALL {
@@ -285,17 +297,18 @@ fn synced_data_survives_after_the_first_name_is_removed() {
         for handles in ["never", "mandatory"] {
             let arguments = ["--cache=never", &format!("--inode-file-handles={handles}")];
             let daemon = serve(&disk.folder(), "names", &arguments);
-            let mut guest = Wire::connect(&daemon);
-            for taking in [Taking::Unlink, Taking::Rename] {
-                for asking in [Asking::Fsync, Asking::DataSync, Asking::DsyncWrite, Asking::SyncWrite] {
+            let mut guest = Client::connect(&daemon);
+            for removal in [NameRemoval::Unlink, NameRemoval::Rename] {
+                for sync in [SyncWay::Fsync, SyncWay::DataSync, SyncWay::DsyncWrite, SyncWay::SyncWrite] {
                     for held in [false, true] {
-                        let folder = format!("{handles}-{taking:?}-{asking:?}-{held}");
+                        let folder = format!("{handles}-{removal:?}-{sync:?}-{held}");
                         rustix::fs::syncfs(fs::File::open(disk.folder()).unwrap()).unwrap();
-                        // Makes the other names durable, so that only the fsync can add a name.
+                        // The sync above makes all earlier names durable, so only the sync under
+                        // test can make the second name durable.
                         fs::create_dir_all(disk.folder().join(&folder).join("below")).unwrap();
                         fs::write(disk.folder().join(&folder).join("first"), "old").unwrap();
                         fs::write(disk.folder().join(&folder).join("other"), "other").unwrap();
-                        write_by_second_name(&mut guest, &folder, (taking, asking, held));
+                        write_by_second_name(&mut guest, &folder, (removal, sync, held));
                         cases.push((folder, disk.now().unwrap()));
                     }
                 }
@@ -303,9 +316,9 @@ fn synced_data_survives_after_the_first_name_is_removed() {
         }
         let history = disk.end().unwrap();
         cases.retain(|(folder, at)| {
-            let left = history.after_power_loss(*at).unwrap();
-            let survived = content(&left.folder().join(folder).join("below/second"));
-            left.end().unwrap();
+            let recovered = history.after_power_loss(*at).unwrap();
+            let survived = content(&recovered.folder().join(folder).join("below/second"));
+            recovered.end().unwrap();
             survived.as_deref() != Some(NEW)
         });
         assert!(cases.is_empty(), "lost on {}: {cases:#?}", kind.name());
@@ -314,22 +327,22 @@ fn synced_data_survives_after_the_first_name_is_removed() {
 
 /// Length of a slot of a DAX window in bytes, and of each file that is mapped there.
 const SLOT: usize = 2 << 20;
-/// Offset of the stored data, across the border of two pages.
+/// Offset of the stored data in its slot in bytes. The data crosses the border of two pages.
 const STORED_AT: usize = 5 * 4096 - 10;
 
-/// Ways to make durable what was stored through a window. The first one does nothing, and comes
-/// before any sync that could write the data: if the data survived, the other ways would prove
-/// nothing.
-const OF_STORES: [(&str, Option<FsyncFlags>); 3] = [
+/// Ways to make data durable that was stored through a window, with the flags of the FSYNC. The
+/// first way sends no FSYNC, and its data must be lost. Otherwise, the other ways would prove
+/// nothing. It runs first because a later sync could write its data too.
+const WAYS_FOR_STORES: [(&str, Option<FsyncFlags>); 3] = [
     ("nothing", None),
     ("fsync", Some(FsyncFlags::empty())),
-    // Linux sends this for msync, too.
+    // Linux sends this also for msync.
     ("datasync", Some(FsyncFlags::DATASYNC)),
 ];
 
-/// Maps a file into a slot of the window, stores there, and syncs it as `flags` say.
-fn store_through(
-    (guest, window): (&mut Wire, &Window),
+/// Maps a file into a slot of the window, stores [`NEW`] there, and sends an FSYNC with `flags`.
+fn map_store_and_sync(
+    (guest, window): (&mut Client, &Window),
     (slot, name): (usize, &str),
     flags: Option<FsyncFlags>,
 ) {
@@ -337,22 +350,23 @@ fn store_through(
     let handle = guest.open(node);
     let window_offset = (slot * SLOT) as u64;
     let (file_offset, length, read, write) = (0, SLOT as u64, true, true);
-    // Linux sends no file handle here.
+    // Linux sends no valid file handle in SETUPMAPPING.
     let map = SetupMapping { handle: Handle(u64::MAX), file_offset, length, read, write, window_offset };
-    guest.ask(node, &Operation::SetupMapping(map), &[]);
+    guest.request(node, &Operation::SetupMapping(map), &[]);
     window.store(window_offset + STORED_AT as u64, NEW).unwrap();
     if let Some(flags) = flags {
         guest.fsync(node, handle, flags);
     }
 }
 
-/// A store is no request. Only the host's fsync includes it.
+/// A store to the window sends no request to the daemon. The data becomes durable only by an fsync
+/// of the file on the host.
 #[test]
 fn fsynced_dax_stores_survive_power_loss() {
     for kind in FileSystem::ALL {
         let disk = LoggedDisk::start(kind).unwrap();
         let path = |name: &str| disk.folder().join(name);
-        for (way, _) in OF_STORES {
+        for (way, _) in WAYS_FOR_STORES {
             fs::write(path(&format!("{way}-old")), vec![b'o'; SLOT]).unwrap();
         }
         rustix::fs::syncfs(fs::File::open(disk.folder()).unwrap()).unwrap();
@@ -361,26 +375,26 @@ fn fsynced_dax_stores_survive_power_loss() {
         let (mut guest, window) =
             dax_vmm::connect(daemon.socket(), Setup::default(), Rules::mapping()).unwrap();
         guest.init().unwrap();
-        let mut guest = Wire(guest);
-        let ways = OF_STORES.into_iter().flat_map(|way| [(way, "old", b'o'), (way, "new", 0)]);
+        let mut guest = Client(guest);
+        let ways = WAYS_FOR_STORES.into_iter().flat_map(|way| [(way, "old", b'o'), (way, "new", 0)]);
         let mut cases = Vec::new();
         for (slot, ((way, flags), file, was)) in ways.enumerate() {
             let name = format!("{way}-{file}");
             if file == "new" {
-                // The disk has neither its length nor any of its blocks yet.
+                // Neither the length of the file nor any block is on the disk yet.
                 fs::File::create(path(&name)).unwrap().set_len(SLOT as u64).unwrap();
             }
-            store_through((&mut guest, &window), (slot, &name), flags);
+            map_store_and_sync((&mut guest, &window), (slot, &name), flags);
             cases.push((name, flags.is_some(), was, disk.now().unwrap()));
         }
         assert_eq!(window.faults(), Vec::<String>::new());
-        // The mappings keep the disk in use.
+        // While the mappings exist, the disk cannot be unmounted.
         drop((guest, window, daemon));
         let history = disk.end().unwrap();
         for (name, survives, was, at) in cases {
-            let left = history.after_power_loss(at).unwrap();
-            let found = content(&left.folder().join(&name));
-            left.end().unwrap();
+            let recovered = history.after_power_loss(at).unwrap();
+            let found = content(&recovered.folder().join(&name));
+            recovered.end().unwrap();
             let mut whole = vec![was; SLOT];
             whole[STORED_AT..STORED_AT + NEW.len()].copy_from_slice(NEW);
             assert_eq!(found == Some(whole), survives, "{name} on {}", kind.name());

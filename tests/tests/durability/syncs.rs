@@ -1,7 +1,6 @@
-//! Is data on disk when a sync is acknowledged?
+//! Does each sync call of a program become exactly one sync call of the daemon on the host?
 //!
-//! Counts the host's sync calls for each call of a real client, with strace around `pinhole mount`:
-//! exactly as many as the client requested.
+//! The programs work on a mount by `pinhole mount`. strace records the sync calls of this daemon.
 
 use pinhole_tests::linux::{O_DSYNC, O_SYNC};
 use std::fs::{self, File};
@@ -19,7 +18,9 @@ use pinhole_tests::disk_faults::fetched_program;
 use pinhole_tests::frontend::Frontend;
 use tempfile::TempDir;
 
+/// Time limit for `pinhole mount` or strace to be ready.
 const MOUNT_LIMIT: Duration = Duration::from_secs(20);
+/// Arguments for each cache mode.
 const CACHE_MODES: [&[&str]; 8] = [
     &["--cache", "strict"],
     &["--cache", "never"],
@@ -31,7 +32,7 @@ const CACHE_MODES: [&[&str]; 8] = [
     &["--cache", "auto", "--writeback"],
 ];
 
-/// Share whose daemon runs under strace. Dropping it unmounts it.
+/// Mounted share whose daemon runs under strace. `drop` unmounts it.
 struct Traced {
     strace: Child,
     work: TempDir,
@@ -44,6 +45,7 @@ impl Traced {
         Self::with_strace(&[], arguments)
     }
 
+    /// Starts the daemon under strace with further `options` of strace.
     fn with_strace(options: &[&str], arguments: &[&str]) -> Self {
         assert!(rustix::process::geteuid().is_root(), "mounting needs root: run `sudo -E cargo xtask test`");
         assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: run `modprobe fuse`");
@@ -64,7 +66,8 @@ impl Traced {
             .arg("mount")
             .args(arguments);
         if options.iter().any(|option| option.starts_with("inject=")) {
-            // strace lets a call fail by replacing it with another one that no filter permits.
+            // To make a call fail, strace replaces it by another one, which the daemon's filter
+            // forbids.
             command.args(["--seccomp", "none"]);
         }
         command.arg(path("share")).arg(path("mnt"));
@@ -81,18 +84,21 @@ impl Traced {
         traced
     }
 
+    /// Returns the text of the trace or of the daemon's log.
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.work.path().join(name)).unwrap_or_default()
     }
 
+    /// Returns a path in the mount.
     fn path(&self, name: &str) -> PathBuf {
         self.work.path().join("mnt").join(name)
     }
 
-    /// Returns the host syncs since the last call: the name of the call, or the flag of a write.
+    /// Returns the daemon's syncs on the host since this function was last called. Each is the name
+    /// of a system call, or the flag of a `pwritev2`.
     ///
-    /// strace stops the daemon at each call and writes it before the call continues, so the trace
-    /// contains every answered call.
+    /// strace stops the daemon at each call and writes a line before the call continues. So the
+    /// trace has the calls of every request that was answered.
     fn syncs(&self) -> Vec<String> {
         let trace = self.read("trace");
         let new = trace.get(self.seen.get()..).unwrap_or_default();
@@ -100,15 +106,16 @@ impl Traced {
         new.lines().filter_map(sync_of).collect()
     }
 
-    /// Returns the host syncs during `what`.
-    fn during(&self, what: impl FnOnce()) -> Vec<String> {
+    /// Returns the daemon's syncs on the host while `what` runs.
+    fn syncs_during(&self, what: impl FnOnce()) -> Vec<String> {
         self.syncs();
         what();
         self.syncs()
     }
 }
 
-/// Returns the sync in a line of the trace. An interrupted call counts where it ends.
+/// Returns the sync in a line of the trace. If strace splits a call into two lines, the second line
+/// counts.
 fn sync_of(line: &str) -> Option<String> {
     if line.ends_with("<unfinished ...>") {
         return None;
@@ -134,7 +141,8 @@ impl Drop for Traced {
     }
 }
 
-fn opened(path: &Path, flags: i32) -> File {
+/// Opens a file for reading and writing, with further `flags` of open(2).
+fn open_with_flags(path: &Path, flags: i32) -> File {
     fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
 }
 
@@ -150,8 +158,8 @@ fn synchronous_write_is_one_sync_in_every_cache_mode() {
         for (flags, uncached, cached) in
             [(O_DSYNC.cast_signed(), "RWF_DSYNC", "fdatasync"), (O_SYNC.cast_signed(), "RWF_SYNC", "fsync")]
         {
-            let file = opened(&share.path("file"), flags);
-            let syncs = share.during(|| file.write_all_at(b"on disk", 100).unwrap());
+            let file = open_with_flags(&share.path("file"), flags);
+            let syncs = share.syncs_during(|| file.write_all_at(b"on disk", 100).unwrap());
             let expected = if is_uncached(mode) { uncached } else { cached };
             assert_eq!(syncs, [expected], "{mode:?}, {flags:#o}");
         }
@@ -163,7 +171,7 @@ fn rwf_sync_and_rwf_dsync_are_one_host_sync() {
     use rustix::io::ReadWriteFlags as Flags;
     for mode in CACHE_MODES {
         let share = Traced::new(mode);
-        let file = opened(&share.path("file"), 0);
+        let file = open_with_flags(&share.path("file"), 0);
         let write = |flags| {
             let data = [io::IoSlice::new(b"on disk")];
             assert_eq!(rustix::io::pwritev2(&file, &data, 50, flags), Ok(7));
@@ -171,11 +179,11 @@ fn rwf_sync_and_rwf_dsync_are_one_host_sync() {
         for (flags, uncached, cached) in
             [(Flags::DSYNC, "RWF_DSYNC", "fdatasync"), (Flags::SYNC, "RWF_SYNC", "fsync")]
         {
-            let syncs = share.during(|| write(flags));
+            let syncs = share.syncs_during(|| write(flags));
             assert_eq!(syncs, [if is_uncached(mode) { uncached } else { cached }], "{mode:?}, {flags:?}");
         }
-        let syncs = share.during(|| write(Flags::empty()));
-        assert!(syncs.is_empty(), "{mode:?}: a plain write after it syncs: {syncs:?}");
+        let syncs = share.syncs_during(|| write(Flags::empty()));
+        assert!(syncs.is_empty(), "{mode:?}: a plain write after the synchronous one syncs: {syncs:?}");
     }
 }
 
@@ -183,18 +191,19 @@ fn rwf_sync_and_rwf_dsync_are_one_host_sync() {
 fn fsync_is_one_fsync_and_fdatasync_one_fdatasync() {
     for mode in CACHE_MODES {
         let share = Traced::new(mode);
-        let mut file = opened(&share.path("file"), 0);
+        let mut file = open_with_flags(&share.path("file"), 0);
         file.write_all(b"written").unwrap();
-        assert_eq!(share.during(|| file.sync_all().unwrap()), ["fsync"], "{mode:?}");
+        assert_eq!(share.syncs_during(|| file.sync_all().unwrap()), ["fsync"], "{mode:?}");
         file.write_all(b"again").unwrap();
-        assert_eq!(share.during(|| file.sync_data().unwrap()), ["fdatasync"], "{mode:?}");
+        assert_eq!(share.syncs_during(|| file.sync_data().unwrap()), ["fdatasync"], "{mode:?}");
         let directory = File::open(share.path("")).unwrap();
-        assert_eq!(share.during(|| directory.sync_all().unwrap()), ["fsync"], "{mode:?}");
-        assert_eq!(share.during(|| directory.sync_data().unwrap()), ["fdatasync"], "{mode:?}");
+        assert_eq!(share.syncs_during(|| directory.sync_all().unwrap()), ["fsync"], "{mode:?}");
+        assert_eq!(share.syncs_during(|| directory.sync_data().unwrap()), ["fdatasync"], "{mode:?}");
     }
 }
 
-/// As in Linux. Where the guest bypasses its cache, it can map only if the mode permits it.
+/// Linux turns msync into fdatasync. In a mode without a page cache in the guest, the test maps
+/// only if the mode permits shared mappings.
 #[test]
 fn msync_is_one_fdatasync() {
     let maps =
@@ -204,7 +213,7 @@ fn msync_is_one_fdatasync() {
         let commands = ["mmap -rw 0 8192", "mwrite -S 0x5a 100 200", "msync -s"];
         let mut stores = fetched_program("usr/sbin/xfs_io").unwrap();
         stores.args(commands.iter().flat_map(|command| ["-c", command])).arg(share.path("file"));
-        let syncs = share.during(|| {
+        let syncs = share.syncs_during(|| {
             let outcome = stores.output().unwrap();
             assert!(outcome.status.success() && outcome.stderr.is_empty(), "{mode:?}: {outcome:?}");
         });
@@ -218,10 +227,10 @@ fn msync_is_one_fdatasync() {
 fn host_syncs_only_on_request() {
     for mode in CACHE_MODES {
         let share = Traced::new(mode);
-        let syncs = share.during(|| {
+        let syncs = share.syncs_during(|| {
             let mut file = File::create(share.path("new")).unwrap();
             file.write_all(&vec![7; 100_000]).unwrap();
-            // FLUSH by the close of a duplicate, then FLUSH and RELEASE.
+            // The close of a duplicate sends FLUSH. The close of the file sends FLUSH and RELEASE.
             drop(file.try_clone().unwrap());
             file.set_len(10).unwrap();
             drop(file);
@@ -236,7 +245,7 @@ fn host_syncs_only_on_request() {
 fn a_synced_write_is_in_the_hosts_file() {
     for mode in CACHE_MODES {
         let share = Traced::new(mode);
-        let file = opened(&share.path("file"), 0);
+        let file = open_with_flags(&share.path("file"), 0);
         file.write_all_at(b"here", 4000).unwrap();
         file.sync_data().unwrap();
         let host = fs::read(share.work.path().join("share/file")).unwrap();
@@ -244,30 +253,31 @@ fn a_synced_write_is_in_the_hosts_file() {
     }
 }
 
-/// The client would remember ENOSYS and report success from then on without a request.
+/// The daemon must not answer ENOSYS: Linux would then report success for every later fsync without
+/// a request.
 #[test]
-fn a_read_only_share_still_answers_every_fsync() {
+fn read_only_share_answers_every_fsync() {
     let share = Traced::new(&["--readonly"]);
     let file = File::open(share.path("file")).unwrap();
     let directory = File::open(share.path("")).unwrap();
     for _ in 0..2 {
-        let syncs = share.during(|| {
+        let syncs = share.syncs_during(|| {
             file.sync_all().unwrap();
             file.sync_data().unwrap();
             directory.sync_all().unwrap();
         });
-        assert_eq!(syncs, ["fsync", "fdatasync", "fsync"], "asked each time");
-        // FLUSH by the close of a duplicate.
+        assert_eq!(syncs, ["fsync", "fdatasync", "fsync"], "an fsync was not sent to the daemon");
+        // The close of a duplicate sends FLUSH.
         drop(file.try_clone().unwrap());
     }
 }
 
-/// strace fails the daemon's calls with EIO, as a disk does that has lost written data.
+/// strace makes the daemon's calls fail with EIO, as they do if a disk has lost written data.
 #[test]
-fn an_fsync_error_of_the_host_reaches_the_caller() {
+fn fsync_error_of_the_host_reaches_the_caller() {
     for mode in CACHE_MODES {
         let share = Traced::with_strace(&["-e", "inject=fsync,fdatasync:error=EIO"], mode);
-        let file = opened(&share.path("file"), 0);
+        let file = open_with_flags(&share.path("file"), 0);
         file.write_all_at(b"lost", 0).unwrap();
         let eio = Some(rustix::io::Errno::IO.raw_os_error());
         assert_eq!(file.sync_all().unwrap_err().raw_os_error(), eio, "{mode:?}");
@@ -277,7 +287,7 @@ fn an_fsync_error_of_the_host_reaches_the_caller() {
     }
 }
 
-/// tmpfs mounted on a directory. Dropping it unmounts it.
+/// tmpfs that is mounted on a directory. `drop` unmounts it.
 struct Submount(PathBuf);
 
 impl Submount {
@@ -295,7 +305,7 @@ impl Drop for Submount {
     }
 }
 
-/// Only virtio-fs clients send SYNCFS, so a guest at the wire sends it.
+/// Linux sends SYNCFS only on virtio-fs, not on /dev/fuse. So a test client sends it.
 #[test]
 fn syncfs_syncs_the_share_and_every_reached_submount() {
     let folder = tempfile::tempdir().unwrap();
@@ -320,14 +330,15 @@ fn syncfs_syncs_the_share_and_every_reached_submount() {
                 .request(1, NodeId::ROOT, &Operation::Lookup(Lookup { name: name.into() }), &[])
                 .unwrap();
             let (found, _) = decode_entry(reply.success().unwrap()).unwrap();
-            // The daemon closes a mount with no open file after a while.
+            // Open the directory, because the daemon closes a mount without open files after a
+            // while.
             let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
             guest.request(1, found.node, &open, &[]).unwrap().success().unwrap();
         }
         let trace = folder.path().join("trace");
         let mut strace = Attached::to(daemon.serving_id(), &trace);
         for _ in 0..2 {
-            // Never ENOSYS: the client would not send it again.
+            // The reply must not be ENOSYS, because Linux would never send SYNCFS again.
             let reply = guest.request(1, NodeId::ROOT, &Operation::SyncFs(SyncFs), &[]).unwrap();
             reply.success().unwrap();
         }
@@ -338,7 +349,7 @@ fn syncfs_syncs_the_share_and_every_reached_submount() {
     }
 }
 
-/// strace on a daemon that already runs.
+/// strace of the `syncfs` calls of a daemon that already runs.
 struct Attached(Child);
 
 impl Attached {
