@@ -1,5 +1,5 @@
-//! Can a guest do harm with its window? Tests send wrong ranges of every kind, ids that are no file
-//! and floods, and store where writing is forbidden.
+//! Can a guest do harm with its DAX window? The tests send invalid ranges, node ids that are not
+//! regular files and many requests, and store to files that the guest must not write.
 
 use pinhole_tests::dax_vmm::{Dax, Rules, remove_mapping, setup_mapping};
 use pinhole_tests::frontend::frame::opcode::FORGET;
@@ -11,14 +11,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
+/// Length of a slot of the window in bytes.
 const SLOT: u64 = 2 << 20;
+/// Number of slots of the window.
 const SLOTS: u64 = 8;
+/// Length of the window in bytes.
 const LEN: u64 = SLOTS * SLOT;
+/// Arguments of the daemon for a window that is used for every file.
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
-const KINDS: [Rules; 3] = [Rules::strict(), Rules::mapping(), Rules::greedy()];
+/// Rules of the VMMs.
+const VMM_RULES: [Rules; 3] = [Rules::strict(), Rules::mapping(), Rules::greedy()];
 
-/// Starts a share with a file of four slots.
-fn with_file(rules: Rules, arguments: &[&str]) -> (Dax, u64) {
+/// Starts a share with a file of four slots. Returns also the node id of the file.
+fn start_with_file(rules: Rules, arguments: &[&str]) -> (Dax, u64) {
     let arguments: Vec<&str> = WINDOW.iter().chain(arguments).copied().collect();
     let mut dax = Dax::new(rules, &arguments).unwrap();
     dax.file("file", 4 * SLOT).unwrap();
@@ -27,16 +32,18 @@ fn with_file(rules: Rules, arguments: &[&str]) -> (Dax, u64) {
     (dax, node)
 }
 
+/// Checks that the daemon still answers, and has sent no invalid message to the VMM.
 #[track_caller]
-fn unharmed(dax: &mut Dax) {
+fn check_unharmed(dax: &mut Dax) {
     dax.bench.is_alive().unwrap();
     assert_eq!(dax.window.faults(), Vec::<String>::new());
 }
 
-/// Repeatable random numbers.
+/// Generator of random numbers that a seed repeats.
 struct Seeded(u64);
 
 impl Seeded {
+    /// Returns the next number, which is less than `bound`.
     fn below(&mut self, bound: u64) -> u64 {
         // xorshift64*
         self.0 ^= self.0 >> 12;
@@ -48,8 +55,8 @@ impl Seeded {
 
 #[test]
 fn wrong_range_is_einval_without_a_message() {
-    for rules in KINDS {
-        let (mut dax, node) = with_file(rules, &[]);
+    for rules in VMM_RULES {
+        let (mut dax, node) = start_with_file(rules, &[]);
         let received = dax.window.counts().received;
         let huge = [LEN, LEN + SLOT, 1 << 40, 1 << 63, u64::MAX - SLOT + 1, u64::MAX];
         let odd = [1, 4095, 4096, SLOT - 1, SLOT / 2, SLOT + 1, SLOT + 4096];
@@ -68,25 +75,25 @@ fn wrong_range_is_einval_without_a_message() {
         assert_eq!(dax.map(node, 0, 0, 0).unwrap(), EINVAL);
         assert_eq!(dax.unmap(node, &[(0, 0)]).unwrap(), EINVAL);
         assert_eq!(dax.window.counts().received, received);
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }
 
 #[test]
 fn unknown_flags_map_nothing_writable() {
     for flags in [0, 4, 1 << 63, !1] {
-        let (mut dax, node) = with_file(Rules::mapping(), &[]);
+        let (mut dax, node) = start_with_file(Rules::mapping(), &[]);
         let errno = dax.bench.errno(setup_mapping(node, [0, SLOT, flags, 0]), 0).unwrap();
         assert!([0, EINVAL].contains(&errno), "{flags:#x}: {errno}");
         assert_eq!(dax.window.store(0, b"x"), Err(Errno::FAULT), "{flags:#x}");
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }
 
 #[test]
 fn removal_with_one_wrong_range_removes_nothing() {
-    for rules in KINDS {
-        let (mut dax, node) = with_file(rules, &[]);
+    for rules in VMM_RULES {
+        let (mut dax, node) = start_with_file(rules, &[]);
         for slot in 0..4 {
             assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
         }
@@ -100,33 +107,33 @@ fn removal_with_one_wrong_range_removes_nothing() {
         }
         assert_eq!(dax.map_writable(node, 0, 5 * SLOT, SLOT).unwrap(), EINVAL, "a part of a mapping");
         assert_eq!(dax.window.places(), places);
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }
 
 #[test]
 fn removal_list_shorter_than_its_count_is_refused() {
-    let (mut dax, node) = with_file(Rules::strict(), &[]);
+    let (mut dax, node) = start_with_file(Rules::strict(), &[]);
     assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
     for count in [1_u32, 2, 256, 257, u32::MAX] {
         let frame = Frame::new(49, node).u32(count);
-        assert_ne!(dax.bench.errno(frame, 0).unwrap(), 0, "{count} without any");
+        assert_ne!(dax.bench.errno(frame, 0).unwrap(), 0, "a list of {count} entries without any entry");
     }
     let frame = Frame::new(49, node).u32(u32::MAX).u64(0).u64(SLOT);
     assert_ne!(dax.bench.errno(frame, 0).unwrap(), 0);
     assert_eq!(dax.window.places(), [(0, SLOT)]);
-    // Far more ranges than Linux puts into one message, all of them equal.
+    // A list with the same range 4000 times, which is more than Linux puts into one message.
     let many = vec![(0, SLOT); 4000];
     let errno = dax.bench.errno(remove_mapping(node, &many), 0).unwrap();
     assert!([0, EINVAL, 7].contains(&errno), "{errno}");
     assert!(dax.window.counts().received < 100);
-    unharmed(&mut dax);
+    check_unharmed(&mut dax);
 }
 
 #[test]
 fn only_regular_files_are_opened_for_mapping() {
-    for rules in KINDS {
-        let (mut dax, _) = with_file(rules, &[]);
+    for rules in VMM_RULES {
+        let (mut dax, _) = start_with_file(rules, &[]);
         let host = |name: &str| dax.bench.host(name);
         fs::create_dir(host("directory")).unwrap();
         std::os::unix::fs::symlink("file", host("link")).unwrap();
@@ -145,14 +152,14 @@ fn only_regular_files_are_opened_for_mapping() {
         }
         assert_ne!(dax.map(1, 0, 0, SLOT).unwrap(), 0, "the root");
         assert_eq!(dax.window.counts().received, received);
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }
 
 #[test]
 fn unknown_node_is_not_mapped() {
-    for rules in KINDS {
-        let (mut dax, node) = with_file(rules, &[]);
+    for rules in VMM_RULES {
+        let (mut dax, node) = start_with_file(rules, &[]);
         for invented in [0, node + 1, node ^ 1 << 40, u64::MAX] {
             let errno = dax.map(invented, 0, 0, SLOT).unwrap();
             assert!([ENOENT, EINVAL, ESTALE].contains(&errno), "{invented:#x}: {errno}");
@@ -162,7 +169,7 @@ fn unknown_node_is_not_mapped() {
         let received = dax.window.counts().received;
         assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), ESTALE);
         assert_eq!(dax.window.counts().received, received);
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }
 
@@ -172,7 +179,7 @@ fn repeated_mapping_of_one_slot_leaks_nothing() {
     let turns =
         std::env::var("PINHOLE_DAX_TURNS").ok().and_then(|turns| turns.parse().ok()).unwrap_or(20_000);
     for rules in [Rules::strict(), Rules::mapping()] {
-        let (mut dax, node) = with_file(rules, &[]);
+        let (mut dax, node) = start_with_file(rules, &[]);
         let turn = |dax: &mut Dax| {
             assert_eq!(dax.map_writable(node, SLOT, 3 * SLOT, SLOT).unwrap(), 0);
             assert_eq!(dax.unmap(node, &[(3 * SLOT, SLOT)]).unwrap(), 0);
@@ -188,7 +195,7 @@ fn repeated_mapping_of_one_slot_leaks_nothing() {
         assert_eq!((after.descriptors, after.threads), (before.descriptors, before.threads));
         assert!(after.anonymous_kib < before.anonymous_kib + 512, "{before:?} {after:?}");
         assert_eq!(dax.window.places(), []);
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }
 
@@ -198,10 +205,10 @@ fn window_matches_replies_after_random_requests() {
     println!("seed {seed:#x}");
     for rules in [Rules::strict(), Rules::mapping()] {
         let mut random = Seeded(seed);
-        let (mut dax, first) = with_file(rules, &[]);
+        let (mut dax, first) = start_with_file(rules, &[]);
         dax.file("second", 3 * SLOT + 5000).unwrap();
         let second = dax.look_up("second").unwrap().node;
-        // Expected content of each slot: the file, and the slot of the file.
+        // Expected mapping of each slot of the window: the node id, and the slot of the file.
         let mut known: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         for _ in 0..1500 {
             let [at, from, slots] = [SLOTS + 1, 5, 3].map(|bound| random.below(bound));
@@ -219,7 +226,7 @@ fn window_matches_replies_after_random_requests() {
                 match errno {
                     0 => known.extend(range.map(|slot| (slot, (node, from + slot - at)))),
                     EINVAL => {}
-                    // The old mapping has been removed, and the new one was refused.
+                    // The VMM refused the new mapping, after the daemon had removed the old one.
                     _ => known.retain(|slot, _| !range.contains(slot)),
                 }
             }
@@ -232,17 +239,18 @@ fn window_matches_replies_after_random_requests() {
             if from < slots {
                 assert_eq!(u64::from_le_bytes(found.unwrap().try_into().unwrap()), from * SLOT / 4096);
             } else if node == first || from > slots {
-                assert_eq!(found, Err(Errno::FAULT), "behind the end of the file");
+                assert_eq!(found, Err(Errno::FAULT), "past the end of the file");
             }
         }
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }
 
-/// Maps all of `name` that can be mapped and stores everywhere.
-fn try_to_store(dax: &mut Dax, name: &str) {
+/// Maps the file `name` in every way, and checks that no store to the window succeeds.
+fn check_stores_fail(dax: &mut Dax, name: &str) {
     let node = dax.look_up(name).unwrap().node;
-    // For reading and for writing in every order, also as an upgrade in place.
+    // Map for reading and for writing, in every order. A later request changes the mapping in
+    // place.
     let orders = [[false, true], [true, false], [true, true], [false, false]];
     for (order, at) in orders.into_iter().zip((0..).step_by(2 << 20)) {
         for writable in order {
@@ -258,18 +266,18 @@ fn try_to_store(dax: &mut Dax, name: &str) {
     for slot in 0..SLOTS {
         assert_eq!(dax.window.store(slot * SLOT + 64, b"gotcha"), Err(Errno::FAULT));
     }
-    let told = dax.window.take_messages();
-    assert!(told.iter().all(|told| !told.writable_descriptor), "{told:?}");
+    let messages = dax.window.take_messages();
+    assert!(messages.iter().all(|message| !message.writable_descriptor), "{messages:?}");
 }
 
 #[test]
 fn window_cannot_write_a_read_only_share() {
-    for rules in KINDS {
-        let (mut dax, _) = with_file(rules, &["--profile=rootfs"]);
+    for rules in VMM_RULES {
+        let (mut dax, _) = start_with_file(rules, &["--profile=rootfs"]);
         let before = fs::read(dax.bench.host("file")).unwrap();
-        try_to_store(&mut dax, "file");
+        check_stores_fail(&mut dax, "file");
         assert_eq!(fs::read(dax.bench.host("file")).unwrap(), before);
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }
 
@@ -278,12 +286,12 @@ fn window_cannot_write_a_file_made_read_only_by_rule() {
     let policy = tempfile::NamedTempFile::new().unwrap();
     let rule = "[[path]]\nmatch = \"/kept\"\naccess = [\"lookup\", \"stat\", \"read\", \"map-read\"]";
     fs::write(policy.path(), rule).unwrap();
-    for rules in KINDS {
-        let (mut dax, writable) = with_file(rules, &["--policy", policy.path().to_str().unwrap()]);
+    for rules in VMM_RULES {
+        let (mut dax, writable) = start_with_file(rules, &["--policy", policy.path().to_str().unwrap()]);
         dax.file("kept", 4 * SLOT).unwrap();
         let before = fs::read(dax.bench.host("kept")).unwrap();
-        try_to_store(&mut dax, "kept");
-        // A slot that had another file, and was writable then, does not make this file writable.
+        check_stores_fail(&mut dax, "kept");
+        // Map `kept` in a slot where a writable file was mapped. It must not become writable.
         assert_eq!(dax.map_writable(writable, 0, 7 * SLOT, SLOT).unwrap(), 0);
         dax.window.store(7 * SLOT, b"may").unwrap();
         let kept = dax.look_up("kept").unwrap().node;
@@ -291,27 +299,27 @@ fn window_cannot_write_a_file_made_read_only_by_rule() {
             assert_eq!(dax.window.store(7 * SLOT, b"gotcha"), Err(Errno::FAULT));
         }
         assert_eq!(fs::read(dax.bench.host("kept")).unwrap(), before);
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }
 
 #[test]
 fn read_only_mode_is_left_to_the_guests_kernel() {
-    // As with OPEN: the guest mounts with default_permissions, and its root may write files that it
-    // may not read.
-    let (mut dax, node) = with_file(Rules::mapping(), &[]);
+    // As with OPEN, the daemon does not check the mode of the file. The guest mounts the share with
+    // default_permissions, so its kernel does.
+    let (mut dax, node) = start_with_file(Rules::mapping(), &[]);
     fs::set_permissions(dax.bench.host("file"), fs::Permissions::from_mode(0o444)).unwrap();
     assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
     assert_eq!(dax.window.store(0, b"x"), Err(Errno::FAULT));
-    unharmed(&mut dax);
+    check_unharmed(&mut dax);
 }
 
 #[test]
 fn reused_slot_never_shows_the_old_file() {
-    // The old file of the slot must be removed before the reply, whatever the VMM does about
-    // overlap.
-    for rules in KINDS {
-        let (mut dax, node) = with_file(rules, &[]);
+    // The daemon must remove the old mapping before it replies, whether or not the VMM accepts a
+    // mapping over an existing one.
+    for rules in VMM_RULES {
+        let (mut dax, node) = start_with_file(rules, &[]);
         fs::write(dax.bench.host("secret"), vec![0x55; 2 << 20]).unwrap();
         let body = dax.bench.body(Frame::new(1, 1).name("secret"), 128).unwrap();
         let secret = u64_at(&body, 0).unwrap();
@@ -321,6 +329,6 @@ fn reused_slot_never_shows_the_old_file() {
             assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), 0);
             assert_eq!(dax.window.load(8, 1).unwrap(), [0]);
         }
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
 }

@@ -1,7 +1,8 @@
-//! Does a guest map the file itself?
+//! Does the DAX window show the guest the current pages of a file?
 //!
-//! Loads and stores through the window are compared with the host's view of the file, through all
-//! changes of files. One VMM has QEMU's rules, another one maps over a reservation.
+//! The tests load and store through the window, and compare with the file on the host after each
+//! kind of change. Most tests run with two VMMs: one has the rules of QEMU, and the other one maps
+//! over existing mappings, as crosvm does.
 
 use pinhole_protocol::InitFlags;
 use pinhole_tests::dax_vmm::{Dax, RecordedMessage, Rules, connect};
@@ -22,15 +23,16 @@ use vhost::vhost_user::VhostUserFrontend as _;
 const SLOT: u64 = 2 << 20;
 /// Number of slots of the window.
 const SLOTS: u64 = 8;
+/// Arguments of the daemon for a window of 8 slots that is used for every file.
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
 
-/// Rules of both kinds of VMM.
-const KINDS: [Rules; 2] = [Rules::strict(), Rules::mapping()];
+/// Rules of the two VMMs.
+const VMM_RULES: [Rules; 2] = [Rules::strict(), Rules::mapping()];
 
-/// Starts a share with a file of `slots` slots behind each kind of VMM in turn. The file is looked
-/// up and opened for writing.
-fn with_file(slots: u64, check: impl Fn(&mut Dax, u64, u64)) {
-    for rules in KINDS {
+/// Calls `check` once for each VMM, with a share that has the file `file` of `slots` slots. `check`
+/// gets the node id of the file and a file handle for reading and writing.
+fn with_each_vmm(slots: u64, check: impl Fn(&mut Dax, u64, u64)) {
+    for rules in VMM_RULES {
         let mut dax = Dax::new(rules, &WINDOW).unwrap();
         dax.file("file", slots * SLOT).unwrap();
         let (node, handle) = dax.open("file", O_RDWR).unwrap();
@@ -41,28 +43,31 @@ fn with_file(slots: u64, check: impl Fn(&mut Dax, u64, u64)) {
     }
 }
 
-/// Returns the number at the start of the page at `at` of the window.
-fn page(dax: &Dax, at: u64) -> u64 {
+/// Returns the number that the page at the offset `at` of the window begins with. [`Dax::file`]
+/// stores in each page its index in the file.
+fn page_number(dax: &Dax, at: u64) -> u64 {
     u64::from_le_bytes(dax.window.load(at, 8).unwrap().try_into().unwrap())
 }
 
-fn on_host(dax: &Dax, name: &str, at: u64, len: usize) -> Vec<u8> {
+/// Returns `len` bytes of a file from the offset `at` on, as the host reads them.
+fn read_on_host(dax: &Dax, name: &str, at: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fs::File::open(dax.bench.host(name)).unwrap().read_exact_at(&mut bytes, at).unwrap();
     bytes
 }
 
-fn replaces(dax: &Dax) -> bool {
-    let told = dax.window.take_messages();
-    told.iter().all(|told| told.map)
+/// Returns whether the daemon has sent no message since the last call that removes a mapping.
+fn only_mapped(dax: &Dax) -> bool {
+    let messages = dax.window.take_messages();
+    messages.iter().all(|message| message.map)
 }
 
 #[test]
 fn window_and_host_see_each_others_writes() {
-    with_file(2, |dax, node, _| {
+    with_each_vmm(2, |dax, node, _| {
         assert_eq!(dax.map_writable(node, 0, SLOT, SLOT).unwrap(), 0);
         dax.window.store(SLOT + 100, b"stored").unwrap();
-        assert_eq!(on_host(dax, "file", 100, 6), b"stored");
+        assert_eq!(read_on_host(dax, "file", 100, 6), b"stored");
         let host = fs::OpenOptions::new().write(true).open(dax.bench.host("file")).unwrap();
         host.write_all_at(b"hosted", 5000).unwrap();
         assert_eq!(dax.window.load(SLOT + 5000, 6).unwrap(), b"hosted");
@@ -71,7 +76,7 @@ fn window_and_host_see_each_others_writes() {
 
 #[test]
 fn window_agrees_with_read_and_write_requests() {
-    with_file(1, |dax, node, handle| {
+    with_each_vmm(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.window.store(10, b"stored").unwrap();
         let read = Frame::new(15, node).u64(handle).u64(10).u32(6).u32(0).u64(0).u32(O_RDWR).u32(0);
@@ -84,24 +89,24 @@ fn window_agrees_with_read_and_write_requests() {
 
 #[test]
 fn each_slot_has_the_requested_part_of_the_file() {
-    with_file(4, |dax, node, _| {
+    with_each_vmm(4, |dax, node, _| {
         for (at, from) in [(0, 3), (1, 0), (2, 2), (7, 1)] {
             assert_eq!(dax.map(node, from * SLOT, at * SLOT, SLOT).unwrap(), 0);
         }
         for (at, from) in [(0, 3), (1, 0), (2, 2), (7, 1)] {
-            assert_eq!(page(dax, at * SLOT), from * SLOT / 4096);
-            assert_eq!(page(dax, at * SLOT + SLOT - 4096), (from + 1) * SLOT / 4096 - 1);
+            assert_eq!(page_number(dax, at * SLOT), from * SLOT / 4096);
+            assert_eq!(page_number(dax, at * SLOT + SLOT - 4096), (from + 1) * SLOT / 4096 - 1);
         }
-        // Several slots at once, beyond the mapped part and over a mapped slot.
+        // Map several slots at once, three empty ones and one that is mapped.
         assert_eq!(dax.map(node, 0, 4 * SLOT, 4 * SLOT).unwrap(), 0);
-        let pages = [4, 5, 6, 7].map(|at| page(dax, at * SLOT));
+        let pages = [4, 5, 6, 7].map(|at| page_number(dax, at * SLOT));
         assert_eq!(pages, [0, 1, 2, 3].map(|from| from * SLOT / 4096));
     });
 }
 
 #[test]
 fn repeated_mapping_sends_no_message() {
-    with_file(1, |dax, node, _| {
+    with_each_vmm(1, |dax, node, _| {
         assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
         let before = dax.window.counts().received;
         for _ in 0..3 {
@@ -113,14 +118,14 @@ fn repeated_mapping_sends_no_message() {
 
 #[test]
 fn read_mapping_is_upgraded_in_place() {
-    with_file(1, |dax, node, _| {
+    with_each_vmm(1, |dax, node, _| {
         assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
-        assert_eq!(page(dax, 4096), 1);
+        assert_eq!(page_number(dax, 4096), 1);
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.window.store(4096, b"upgraded").unwrap();
-        assert_eq!(on_host(dax, "file", 4096, 8), b"upgraded");
+        assert_eq!(read_on_host(dax, "file", 4096, 8), b"upgraded");
         assert_eq!(dax.window.places(), [(0, SLOT)]);
-        assert!(replaces(dax), "the mapping was missing for a moment");
+        assert!(only_mapped(dax), "the daemon removed the old mapping first");
     });
 }
 
@@ -135,13 +140,13 @@ fn vmm_gets_read_only_descriptors_until_the_guest_writes() {
     assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
     dax.window.store(0, b"x").unwrap();
     let descriptors: Vec<bool> =
-        dax.window.take_messages().iter().map(|told| told.writable_descriptor).collect();
+        dax.window.take_messages().iter().map(|message| message.writable_descriptor).collect();
     assert_eq!(descriptors, [false, true]);
 }
 
 #[test]
 fn several_ranges_are_removed_by_one_request() {
-    with_file(4, |dax, node, _| {
+    with_each_vmm(4, |dax, node, _| {
         for slot in 0..4 {
             assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
         }
@@ -149,9 +154,12 @@ fn several_ranges_are_removed_by_one_request() {
         assert_eq!(dax.unmap(node, &[(0, SLOT), (3 * SLOT, SLOT), (SLOT, SLOT)]).unwrap(), 0);
         assert_eq!(dax.window.places(), [(2 * SLOT, SLOT)]);
         assert_eq!(dax.window.load(0, 1), Err(Errno::FAULT));
-        assert_eq!(page(dax, 2 * SLOT), 2 * SLOT / 4096);
-        let told: Vec<RecordedMessage> = dax.window.take_messages();
-        assert!(told.len() == 3 && told.iter().all(|told| !told.map && told.accepted), "{told:?}");
+        assert_eq!(page_number(dax, 2 * SLOT), 2 * SLOT / 4096);
+        let messages: Vec<RecordedMessage> = dax.window.take_messages();
+        assert!(
+            messages.len() == 3 && messages.iter().all(|message| !message.map && message.accepted),
+            "{messages:?}"
+        );
         assert_eq!(
             dax.unmap(node, &[(0, SLOT), (2 * SLOT, SLOT)]).unwrap(),
             0,
@@ -163,34 +171,38 @@ fn several_ranges_are_removed_by_one_request() {
 
 #[test]
 fn reused_slot_has_the_new_file() {
-    with_file(1, |dax, node, _| {
+    with_each_vmm(1, |dax, node, _| {
         dax.file("other", 2 * SLOT).unwrap();
         let (other, _) = dax.open("other", O_RDWR).unwrap();
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
-        assert_eq!(dax.map_writable(other, SLOT, 0, SLOT).unwrap(), 0, "as after a removal that failed");
-        assert_eq!(page(dax, 0), SLOT / 4096);
+        assert_eq!(
+            dax.map_writable(other, SLOT, 0, SLOT).unwrap(),
+            0,
+            "the old mapping was not removed before"
+        );
+        assert_eq!(page_number(dax, 0), SLOT / 4096);
         dax.window.store(0, b"to the other").unwrap();
-        assert_eq!(on_host(dax, "other", SLOT, 12), b"to the other");
-        assert_eq!(on_host(dax, "file", 0, 8), [0; 8]);
+        assert_eq!(read_on_host(dax, "other", SLOT, 12), b"to the other");
+        assert_eq!(read_on_host(dax, "file", 0, 8), [0; 8]);
     });
 }
 
 #[test]
 fn destroy_removes_all_mappings() {
-    with_file(2, |dax, node, _| {
+    with_each_vmm(2, |dax, node, _| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         assert_eq!(dax.bench.errno(Frame::new(DESTROY, 1), 0).unwrap(), 0);
         eventually("an empty window", || dax.window.places().is_empty());
         dax.bench.guest.init().unwrap();
         let (node, _) = dax.open("file", O_RDWR).unwrap();
         assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), 0);
-        assert_eq!(page(dax, 0), SLOT / 4096);
+        assert_eq!(page_number(dax, 0), SLOT / 4096);
     });
 }
 
 #[test]
 fn guest_that_reboots_without_destroy_finds_empty_window() {
-    with_file(2, |dax, node, _| {
+    with_each_vmm(2, |dax, node, _| {
         for slot in 0..2 {
             assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
         }
@@ -198,14 +210,14 @@ fn guest_that_reboots_without_destroy_finds_empty_window() {
         assert_eq!(dax.window.places(), []);
         let (node, _) = dax.open("file", O_RDWR).unwrap();
         assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), 0);
-        assert_eq!((page(dax, 0), dax.window.places()), (SLOT / 4096, vec![(0, SLOT)]));
+        assert_eq!((page_number(dax, 0), dax.window.places()), (SLOT / 4096, vec![(0, SLOT)]));
     });
 }
 
 #[test]
 fn every_slot_can_be_mapped_after_a_device_reset() {
-    with_file(2, |dax, node, _| {
-        // Two slots in one mapping, of which only one is mapped again afterwards.
+    with_each_vmm(2, |dax, node, _| {
+        // Map two slots by one request. After the reset, the test maps only one of them.
         assert_eq!(dax.map_writable(node, 0, 0, 2 * SLOT).unwrap(), 0);
         dax.window.expect_nothing(true);
         for queue in 0..Setup::default().queues {
@@ -222,13 +234,13 @@ fn every_slot_can_be_mapped_after_a_device_reset() {
         dax.bench.guest.init().unwrap();
         let (node, _) = dax.open("file", O_RDWR).unwrap();
         assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), 0);
-        assert_eq!((page(dax, 0), dax.window.places()), (SLOT / 4096, vec![(0, SLOT)]));
+        assert_eq!((page_number(dax, 0), dax.window.places()), (SLOT / 4096, vec![(0, SLOT)]));
     });
 }
 
 #[test]
-fn a_vmm_that_connects_again_begins_with_an_empty_window() {
-    for rules in KINDS {
+fn window_is_empty_after_the_vmm_connects_again() {
+    for rules in VMM_RULES {
         let arguments: Vec<&str> = WINDOW.into_iter().chain(["--keep-listening"]).collect();
         let (folder, daemon) = Bench::serve(&arguments).unwrap();
         for round in 0..3 {
@@ -250,15 +262,15 @@ fn a_vmm_that_connects_again_begins_with_an_empty_window() {
 
 #[test]
 fn mapping_outlives_file_handle_and_names() {
-    with_file(1, |dax, node, handle| {
+    with_each_vmm(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.release(node, handle).unwrap();
         dax.window.store(0, b"released").unwrap();
-        assert_eq!(on_host(dax, "file", 0, 8), b"released");
+        assert_eq!(read_on_host(dax, "file", 0, 8), b"released");
         let rename = Frame::new(RENAME, 1).u64(1).name("file").name("moved");
         assert_eq!(dax.bench.errno(rename, 0).unwrap(), 0);
         dax.window.store(0, b"renamed!").unwrap();
-        assert_eq!(on_host(dax, "moved", 0, 8), b"renamed!");
+        assert_eq!(read_on_host(dax, "moved", 0, 8), b"renamed!");
         let kept = fs::File::open(dax.bench.host("moved")).unwrap();
         assert_eq!(dax.bench.errno(Frame::new(UNLINK, 1).name("moved"), 0).unwrap(), 0);
         dax.window.store(0, b"unlinked").unwrap();
@@ -271,7 +283,7 @@ fn mapping_outlives_file_handle_and_names() {
 
 #[test]
 fn truncated_mapped_file_faults_and_grows_back_with_zeros() {
-    with_file(1, |dax, node, handle| {
+    with_each_vmm(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         // FATTR_SIZE and FATTR_FH.
         let size = |len: u64| {
@@ -281,7 +293,7 @@ fn truncated_mapped_file_faults_and_grows_back_with_zeros() {
         dax.bench.body(size(4096), 104).unwrap();
         assert_eq!(dax.window.load(4096, 1), Err(Errno::FAULT));
         assert_eq!(dax.window.store(SLOT - 1, b"x"), Err(Errno::FAULT));
-        assert_eq!(page(dax, 0), 0);
+        assert_eq!(page_number(dax, 0), 0);
         dax.bench.is_alive().unwrap();
         dax.bench.body(size(SLOT), 104).unwrap();
         assert_eq!(dax.window.load(4096, 8).unwrap(), [0; 8]);
@@ -293,43 +305,43 @@ fn truncated_mapped_file_faults_and_grows_back_with_zeros() {
 
 #[test]
 fn punched_hole_in_a_mapped_file_loads_as_zeros() {
-    with_file(1, |dax, node, handle| {
+    with_each_vmm(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
-        assert_eq!(page(dax, 4096), 1);
+        assert_eq!(page_number(dax, 4096), 1);
         // FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE.
         let punch = Frame::new(FALLOCATE, node).u64(handle).u64(4096).u64(4096).u32(3).u32(0);
         assert_eq!(dax.bench.errno(punch, 0).unwrap(), 0);
-        assert_eq!((page(dax, 4096), page(dax, 8192)), (0, 2));
+        assert_eq!((page_number(dax, 4096), page_number(dax, 8192)), (0, 2));
         let host = fs::OpenOptions::new().write(true).open(dax.bench.host("file")).unwrap();
         let flags = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE;
         rustix::fs::fallocate(&host, flags, 8192, 4096).unwrap();
-        assert_eq!(page(dax, 8192), 0);
+        assert_eq!(page_number(dax, 8192), 0);
         dax.window.store(8192, b"filled").unwrap();
-        assert_eq!(on_host(dax, "file", 8192, 6), b"filled");
+        assert_eq!(read_on_host(dax, "file", 8192, 6), b"filled");
     });
 }
 
 #[test]
-fn an_fsync_after_stores_succeeds() {
-    with_file(1, |dax, node, handle| {
+fn fsync_after_stores_succeeds() {
+    with_each_vmm(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.window.store(0, &vec![7; 2 << 20]).unwrap();
         let fsync = Frame::new(FSYNC, node).u64(handle).u32(0).u32(0);
         assert_eq!(dax.bench.errno(fsync, 0).unwrap(), 0);
-        assert_eq!(on_host(dax, "file", SLOT - 8, 8), [7; 8]);
+        assert_eq!(read_on_host(dax, "file", SLOT - 8, 8), [7; 8]);
     });
 }
 
 #[test]
 fn file_created_by_the_guest_can_be_mapped() {
-    with_file(1, |dax, _, _| {
+    with_each_vmm(1, |dax, _, _| {
         let create = Frame::new(CREATE, 1).u32(O_RDWR).u32(0o100_644).u32(0).u32(0).name("made");
         let body = dax.bench.body(create, 128 + 16).unwrap();
         let node = u64_at(&body, 0).unwrap();
         fs::OpenOptions::new().write(true).open(dax.bench.host("made")).unwrap().set_len(SLOT).unwrap();
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.window.store(0, b"made").unwrap();
-        assert_eq!(on_host(dax, "made", 0, 4), b"made");
+        assert_eq!(read_on_host(dax, "made", 0, 4), b"made");
     });
 }
 
@@ -347,7 +359,7 @@ fn two_guests_share_pages_without_requests() {
         assert_eq!(dax.map_writable(node, 0, SLOT, SLOT).unwrap(), 0);
     }
     let frames = [&first, &second].map(|dax| dax.window.frame(SLOT + 4096).unwrap());
-    assert_eq!(frames[0], frames[1], "both map the same physical page");
+    assert_eq!(frames[0], frames[1], "the guests map different physical pages");
     first.window.store(SLOT, b"from the first").unwrap();
     assert_eq!(second.window.load(SLOT, 14).unwrap(), b"from the first");
     second.window.store(SLOT, b"and back").unwrap();
@@ -356,14 +368,14 @@ fn two_guests_share_pages_without_requests() {
 
 #[test]
 fn largest_window_can_be_filled_and_emptied() {
-    with_file(SLOTS, |dax, node, _| {
+    with_each_vmm(SLOTS, |dax, node, _| {
         let all: Vec<(u64, u64)> = (0..SLOTS).map(|slot| (slot * SLOT, SLOT)).collect();
         for (at, len) in &all {
             assert_eq!(dax.map_writable(node, SLOTS * SLOT - len - at, *at, *len).unwrap(), 0);
         }
         assert_eq!(dax.window.places(), all);
         for (at, len) in &all {
-            assert_eq!(page(dax, *at), (SLOTS * SLOT - len - at) / 4096);
+            assert_eq!(page_number(dax, *at), (SLOTS * SLOT - len - at) / 4096);
         }
         assert_eq!(dax.unmap(node, &all).unwrap(), 0);
         assert_eq!(dax.window.places(), []);
@@ -372,14 +384,18 @@ fn largest_window_can_be_filled_and_emptied() {
 
 #[test]
 fn mapping_of_a_forgotten_node_stays_until_removed() {
-    with_file(1, |dax, node, handle| {
+    with_each_vmm(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.release(node, handle).unwrap();
         let forget = Frame::new(FORGET, node).u64(100).message();
         assert!(dax.bench.guest.raw(0, &forget, 0).unwrap().is_unanswered());
         dax.window.store(0, b"still").unwrap();
-        assert_eq!(on_host(dax, "file", 0, 5), b"still");
-        assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), 0, "the node of the message does not matter");
+        assert_eq!(read_on_host(dax, "file", 0, 5), b"still");
+        assert_eq!(
+            dax.unmap(node, &[(0, SLOT)]).unwrap(),
+            0,
+            "a removal with a forgotten node id must succeed"
+        );
         assert_eq!(dax.window.places(), []);
     });
 }
@@ -390,7 +406,7 @@ fn window_is_offered_only_to_guests_that_request_it() {
     let without = InitFlags::all() - (InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX);
     let reply = dax.bench.guest.init_with(without).unwrap();
     assert!(!reply.flags.intersects(InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX));
-    assert_eq!(dax.window.counts().received, 0, "the VMM gets no needless message");
+    assert_eq!(dax.window.counts().received, 0, "the daemon sent a needless message");
     let reply = dax.bench.guest.init().unwrap();
     assert!(reply.flags.contains(InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX));
     assert!(reply.map_alignment <= 21, "Linux refuses to mount with more");
@@ -399,13 +415,13 @@ fn window_is_offered_only_to_guests_that_request_it() {
 }
 
 #[test]
-fn without_a_pool_files_are_mapped_too() {
-    for rules in KINDS {
+fn files_are_mapped_without_a_pool() {
+    for rules in VMM_RULES {
         let mut dax = Dax::new(rules, &[WINDOW[0], WINDOW[1], "--thread-pool-size=0"]).unwrap();
         dax.file("file", SLOT).unwrap();
         let node = dax.look_up("file").unwrap().node;
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.window.store(0, b"x").unwrap();
-        assert_eq!(on_host(&dax, "file", 0, 1), b"x");
+        assert_eq!(read_on_host(&dax, "file", 0, 1), b"x");
     }
 }

@@ -1,7 +1,9 @@
-//! May memory of the window carry requests?
+//! Does a daemon survive if the guest puts virtqueues or messages into a DAX window and truncates
+//! the mapped file?
 //!
-//! QEMU announces each mapping to every daemon of the VM, as guest memory. The guest puts messages,
-//! replies, tables, rings and data there, and truncates the file.
+//! QEMU announces each mapping as guest memory to every daemon of the VM. A test puts messages,
+//! space for replies, descriptor tables, rings or data there. After the truncation, an access to
+//! these pages raises SIGBUS on the host.
 
 use pinhole_tests::dax_vmm::{Dax, Rules, WINDOW_START};
 use pinhole_tests::frontend::frame::Frame;
@@ -14,10 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vhost::vhost_user::VhostUserFrontend as _;
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 
+/// Length of a slot of the window in bytes.
 const SLOT: u64 = 2 << 20;
 
-/// Starts a share with a file of one slot that is mapped at the start of the window.
-fn mapped() -> (Dax, u64) {
+/// Starts a share with a file whose first slot is mapped at the start of the window. Returns also
+/// the node id of the file.
+fn start_with_mapping() -> (Dax, u64) {
     let mut dax = Dax::new(Rules::strict(), &["--dax-window=16M", "--dax=always"]).unwrap();
     dax.file("file", 4 * SLOT).unwrap();
     let node = dax.look_up("file").unwrap().node;
@@ -25,16 +29,19 @@ fn mapped() -> (Dax, u64) {
     (dax, node)
 }
 
-fn cut(dax: &Dax, name: &str) {
+/// Truncates a file to 0 bytes, as a host process.
+fn truncate(dax: &Dax, name: &str) {
     fs::OpenOptions::new().write(true).open(dax.bench.host(name)).unwrap().set_len(0).unwrap();
 }
 
-fn unharmed(dax: &mut Dax) {
+/// Checks that the daemon still answers, and has sent no invalid message to the VMM.
+fn check_unharmed(dax: &mut Dax) {
     dax.bench.is_alive().unwrap();
     assert_eq!(dax.window.faults(), Vec::<String>::new());
 }
 
-/// Returns a request whose parts lie at the given addresses.
+/// Returns a descriptor chain with these parts. Each part is an address in guest memory, a length
+/// in bytes, and whether the device writes to it.
 fn chain(parts: &[(u64, usize, bool)]) -> Vec<Descriptor> {
     let count = parts.len();
     let each = parts.iter().enumerate().map(|(index, (address, len, to_write))| {
@@ -46,25 +53,26 @@ fn chain(parts: &[(u64, usize, bool)]) -> Vec<Descriptor> {
     each.collect()
 }
 
-/// Returns addresses of a request and a reply in the guest's ordinary memory.
-fn ordinary(dax: &mut Dax) -> (u64, u64) {
+/// Returns an address for a request and one for its reply, in the guest's memory outside of the
+/// window.
+fn ordinary_addresses(dax: &mut Dax) -> (u64, u64) {
     let (queue, _) = dax.bench.guest.queue(1).unwrap();
     (queue.place().buffers, queue.place().buffers + 0x8000)
 }
 
 #[test]
 fn data_beyond_end_of_mapped_file_is_efault() {
-    let (mut dax, _) = mapped();
+    let (mut dax, _) = start_with_mapping();
     dax.file("data", SLOT).unwrap();
     let (data, handle) = dax.open("data", O_RDWR).unwrap();
     dax.window.store(0, b"from the window").unwrap();
-    let (message, room) = ordinary(&mut dax);
+    let (message, room) = ordinary_addresses(&mut dax);
     let in_window = WINDOW_START;
     let write = Frame::new(WRITE, data).u64(handle).u64(0).u32(15).u32(0).u64(0).u32(O_RDWR).u32(0).message();
     let parts = [(message, write.len(), false), (in_window, 15, false), (room, OUT_HEADER_LEN + 8, true)];
-    let put = |dax: &mut Dax| {
+    let write_from_window = |dax: &mut Dax| {
         dax.bench.guest.poke(message, &write).unwrap();
-        // The length in the header includes the data.
+        // Correct the length in the header, which must include the data in the window.
         let len = u32::try_from(write.len() + 15).unwrap();
         dax.bench.guest.poke(message, &len.to_le_bytes()).unwrap();
         let used = dax.bench.guest.raw_chain(1, &chain(&parts));
@@ -72,69 +80,71 @@ fn data_beyond_end_of_mapped_file_is_efault() {
         let answer = dax.bench.guest.peek(room, OUT_HEADER_LEN).unwrap();
         i32::from_le_bytes(answer[4..8].try_into().unwrap())
     };
-    assert_eq!(put(&mut dax), 0);
+    assert_eq!(write_from_window(&mut dax), 0);
     assert_eq!(&fs::read(dax.bench.host("data")).unwrap()[..15], b"from the window");
     let read = Frame::new(READ, data).u64(handle).u64(0).u32(15).u32(0).u64(0).u32(O_RDWR).u32(0).message();
     let parts = [(message, read.len(), false), (room, OUT_HEADER_LEN, true), (in_window + 4096, 15, true)];
-    let get = |dax: &mut Dax| {
+    let read_into_window = |dax: &mut Dax| {
         dax.bench.guest.poke(message, &read).unwrap();
         let used = dax.bench.guest.raw_chain(1, &chain(&parts));
         used.unwrap_or_else(|error| panic!("{error}: {}", dax.bench.daemon.stderr()));
         let answer = dax.bench.guest.peek(room, OUT_HEADER_LEN).unwrap();
         i32::from_le_bytes(answer[4..8].try_into().unwrap())
     };
-    assert_eq!(get(&mut dax), 0);
+    assert_eq!(read_into_window(&mut dax), 0);
     assert_eq!(dax.window.load(4096, 15).unwrap(), b"from the window");
-    cut(&dax, "file");
+    truncate(&dax, "file");
     let efault = -14;
-    assert_eq!((put(&mut dax), get(&mut dax)), (efault, efault));
-    unharmed(&mut dax);
+    assert_eq!((write_from_window(&mut dax), read_into_window(&mut dax)), (efault, efault));
+    check_unharmed(&mut dax);
 }
 
 #[test]
 fn daemon_survives_a_request_in_a_truncated_file() {
-    let (mut dax, _) = mapped();
-    let (message, room) = ordinary(&mut dax);
+    let (mut dax, _) = start_with_mapping();
+    let (message, room) = ordinary_addresses(&mut dax);
     let getattr = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).message();
     dax.bench.guest.poke(message, &getattr).unwrap();
     dax.window.store(0, &getattr).unwrap();
-    cut(&dax, "file");
+    truncate(&dax, "file");
     let gone = WINDOW_START;
     let answer = OUT_HEADER_LEN + 104;
-    // The message, its reply, both, and a table of descriptors lie there.
+    // The truncated pages have, in turn: the message, its whole reply, the body of its reply, both
+    // the message and its reply.
     for parts in [
         vec![(gone, getattr.len(), false), (room, answer, true)],
         vec![(message, getattr.len(), false), (gone, answer, true)],
         vec![(message, getattr.len(), false), (room, OUT_HEADER_LEN, true), (gone, 104, true)],
         vec![(gone, getattr.len(), false), (gone + 4096, answer, true)],
     ] {
-        // The request is returned, with or without a reply.
+        // The daemon must return the descriptors, with or without a reply.
         let used = dax.bench.guest.raw_chain(1, &chain(&parts));
         used.unwrap_or_else(|error| panic!("{error}: {:x?} {}", parts, dax.bench.daemon.stderr()));
         dax.bench.is_alive().unwrap();
     }
+    // An indirect table of descriptors in the truncated pages.
     let indirect = [Descriptor { address: gone, len: 32, flags: Descriptor::INDIRECT, next: 0 }];
     dax.bench.guest.raw_chain(1, &indirect).unwrap();
-    unharmed(&mut dax);
+    check_unharmed(&mut dax);
 }
 
 #[test]
 fn removed_window_memory_is_no_longer_guest_memory() {
-    let (mut dax, node) = mapped();
+    let (mut dax, node) = start_with_mapping();
     assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), 0);
-    let (message, room) = ordinary(&mut dax);
+    let (message, room) = ordinary_addresses(&mut dax);
     let getattr = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).message();
     dax.bench.guest.poke(message, &getattr).unwrap();
     let parts = [(message, getattr.len(), false), (WINDOW_START, OUT_HEADER_LEN + 104, true)];
     let used = dax.bench.guest.raw_chain(1, &chain(&parts)).unwrap();
-    assert_eq!(used.len, 0, "no such memory: given back unanswered");
+    assert_eq!(used.len, 0, "a reply was written to removed memory");
     assert_eq!(dax.bench.guest.peek(room, 8).unwrap(), [0; 8]);
-    unharmed(&mut dax);
+    check_unharmed(&mut dax);
 }
 
 #[test]
 fn daemon_survives_a_ring_in_a_truncated_file() {
-    let (mut dax, _) = mapped();
+    let (mut dax, _) = start_with_mapping();
     dax.bench.guest.stop_queue(2).unwrap();
     let vmm = 0x6000_0000_0000;
     let config = VringConfigData {
@@ -150,14 +160,14 @@ fn daemon_survives_a_ring_in_a_truncated_file() {
     connection.set_vring_num(2, 128).unwrap();
     connection.set_vring_base(2, 0).unwrap();
     let kick = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
-    // The daemon may refuse it at once or when it uses the ring, and may close the connection.
+    // The daemon may refuse the ring at once or when it uses it. It may also close the connection.
     let mut started = connection.set_vring_addr(2, &config).is_ok();
     started = started && connection.set_vring_kick(2, &kick).is_ok();
     started = started && connection.set_vring_enable(2, true).is_ok();
-    cut(&dax, "file");
+    truncate(&dax, "file");
     if started {
         kick.write(1).unwrap();
-        unharmed(&mut dax);
+        check_unharmed(&mut dax);
     }
     assert!(!dax.bench.daemon.stderr().contains("ended by"), "{}", dax.bench.daemon.stderr());
 }
@@ -165,7 +175,7 @@ fn daemon_survives_a_ring_in_a_truncated_file() {
 #[test]
 fn daemon_of_another_share_survives_end_of_mapping() {
     for arguments in [&[][..], &["--dax-window=16M"]] {
-        let (dax, _) = mapped();
+        let (dax, _) = start_with_mapping();
         let mut other = Bench::with(Setup::default(), arguments).unwrap();
         let file = fs::OpenOptions::new().read(true).write(true).open(dax.bench.host("file")).unwrap();
         let region = VhostUserMemoryRegionInfo {
@@ -177,7 +187,7 @@ fn daemon_of_another_share_survives_end_of_mapping() {
         };
         // The daemon may accept or refuse the region.
         drop(other.guest.connection().add_mem_region(&region));
-        cut(&dax, "file");
+        truncate(&dax, "file");
         let (queue, _) = other.guest.queue(1).unwrap();
         let (message, room) = (queue.place().buffers, queue.place().buffers + 0x8000);
         let getattr = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).message();
@@ -194,13 +204,13 @@ fn daemon_of_another_share_survives_end_of_mapping() {
     }
 }
 
-/// The VMM announces a file of another share as memory and removes it, again and again, as it does
-/// for each mapping. The guest truncates the file meanwhile, and floods a queue with requests that
-/// lie in it.
+/// The VMM announces a file of another share as memory and removes it, many times, as QEMU does for
+/// mappings. At the same time, the guest truncates the file and fills a queue with requests whose
+/// bytes are in this memory.
 #[test]
 fn daemon_survives_requests_in_a_changing_mapping() {
     const ROUNDS: usize = 20_000;
-    /// Chains in the ring at the same time. All of them are the same chain.
+    /// Number of entries in the ring at the same time. All of them are the same descriptor chain.
     const FLOOD: u16 = 1000;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
@@ -215,7 +225,7 @@ fn daemon_survives_requests_in_a_changing_mapping() {
     queue.write_table(memory, queue.place().descriptors, &requests).unwrap();
     std::thread::scope(|threads| {
         let vmm = threads.spawn(|| {
-            let _at_the_end = Ends(&over);
+            let _at_the_end = SetOnDrop(&over);
             for round in 0..ROUNDS {
                 file.set_len(SLOT).unwrap();
                 let region = VhostUserMemoryRegionInfo {
@@ -238,7 +248,7 @@ fn daemon_survives_requests_in_a_changing_mapping() {
                     queue.offer(memory, 0)?;
                 }
                 queue.kick()?;
-                // Enough requests to keep the queue thread busy.
+                // Wait for all replies before the next flood.
                 for _ in 0..FLOOD {
                     queue.wait(memory)?;
                     served += 1;
@@ -247,17 +257,21 @@ fn daemon_survives_requests_in_a_changing_mapping() {
             Ok::<_, FrontendError>(())
         };
         let flooded = flood();
-        let told = vmm.join();
-        assert!(flooded.is_ok() && told.is_ok(), "{flooded:?} after {served}:\n{}", other.daemon.stderr());
+        let vmm_outcome = vmm.join();
+        assert!(
+            flooded.is_ok() && vmm_outcome.is_ok(),
+            "{flooded:?} after {served}:\n{}",
+            other.daemon.stderr()
+        );
         assert!(served > ROUNDS, "{served}");
     });
     other.is_alive().unwrap();
 }
 
-/// Sets the flag when it is dropped, also after a panic.
-struct Ends<'a>(&'a AtomicBool);
+/// Sets the flag in `drop`, also after a panic.
+struct SetOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Ends<'_> {
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }

@@ -1,5 +1,7 @@
-//! Is each file offered for mapping exactly if all of it can be mapped? The tests vary VMM, length,
-//! policy and mode, and check each reply with attributes.
+//! Does the daemon offer a file for mapping (FUSE_ATTR_DAX) exactly if the guest can map all of it?
+//!
+//! The tests vary the VMM, and the length, policy and mode of the file. They check each kind of
+//! reply that has attributes.
 
 use pinhole_protocol::InitFlags;
 use pinhole_tests::dax_vmm::{ATTR_DAX, Dax, Rules, connect};
@@ -9,15 +11,19 @@ use pinhole_tests::frontend::{Bench, FrontendError, Setup};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+/// Length of a slot of the window in bytes.
 const SLOT: u64 = 2 << 20;
+/// Arguments of the daemon for a window that is used for every file.
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
 
+/// Checks that the daemon has sent no invalid message to the VMM.
 #[track_caller]
-fn faultless(dax: &Dax) {
+fn check_no_faults(dax: &Dax) {
     assert_eq!(dax.window.faults(), Vec::<String>::new());
 }
 
-/// Returns the files that a guest behind such a VMM should map.
+/// Starts a daemon with files of several lengths, and a guest with a VMM of these rules. Returns
+/// the files that the daemon offers for mapping.
 fn offered(rules: Rules, arguments: &[&str]) -> Vec<&'static str> {
     let arguments: Vec<&str> = ["--dax-window=16M"].iter().chain(arguments).copied().collect();
     let mut dax = Dax::new(rules, &arguments).unwrap();
@@ -29,7 +35,7 @@ fn offered(rules: Rules, arguments: &[&str]) -> Vec<&'static str> {
     std::os::unix::fs::symlink("whole", dax.bench.host("link")).unwrap();
     let names = files.map(|(name, _)| name).into_iter().chain(["directory", "link"]);
     let offered = names.filter(|name| dax.look_up(name).unwrap().dax).collect();
-    faultless(&dax);
+    check_no_faults(&dax);
     offered
 }
 
@@ -46,8 +52,8 @@ fn file_is_offered_where_all_of_it_can_be_mapped() {
     let all = offered(Rules::mapping(), &always);
     assert!(["small", "odd", "whole"].iter().all(|name| all.contains(name)), "{all:?}");
     assert!(!all.contains(&"directory") && !all.contains(&"link"), "{all:?}");
-    // QEMU maps nothing beyond the end of a file, and no descriptor that was opened for reading.
-    assert_eq!(offered(Rules::strict(), &[]), [""; 0], "any file of such a guest may grow");
+    // QEMU maps nothing past the end of a file, and no descriptor that is open for reading only.
+    assert_eq!(offered(Rules::strict(), &[]), [""; 0], "a file may grow, so not all of it can be mapped");
     assert_eq!(offered(Rules::strict(), &read_only), [""; 0]);
     assert_eq!(offered(Rules::strict(), &always_read_only), [""; 0]);
     assert_eq!(offered(Rules::strict(), &always), ["whole"]);
@@ -65,7 +71,7 @@ fn file_that_policy_forbids_to_map_is_not_offered() {
     assert_eq!(
         with("deny = [\"map-write\"]"),
         [""; 0],
-        "the guest may write them, but not through a mapping"
+        "the guest may write the files, but not through a mapping"
     );
     let rule = "[[path]]\nmatch = \"/odd\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]";
     assert_eq!(with(rule), ["whole"]);
@@ -112,7 +118,8 @@ fn every_reply_has_the_same_dax_flag_of_a_file() {
         assert_eq!(found.dax, mapped, "{name}: LOOKUP");
         let attr = dax.bench.body(Frame::new(GETATTR, found.node).u32(0).u32(0).u64(0), 104).unwrap();
         assert_eq!(u32_at(&attr, 16 + 84).unwrap() & ATTR_DAX != 0, mapped, "{name}: GETATTR");
-        // In a listing, an entry and the name's offset in its directory come before the name.
+        // In a READDIRPLUS, a `fuse_entry_out` of 128 bytes and 24 bytes of a `fuse_dirent` are
+        // before the name.
         let at = listed.windows(5).position(|window| window == name.as_bytes()).unwrap() - 24 - 128;
         assert_eq!(u32_at(&listed, at + 124).unwrap() & ATTR_DAX != 0, mapped, "{name}: READDIRPLUS");
         let link = Frame::new(LINK, 1).u64(found.node).name(format!("{name}-too"));
@@ -131,5 +138,5 @@ fn window_with_too_many_slots_for_the_vmm_is_unused() {
     let mut dax = Dax::before_init(Rules::mapping(), &["--dax-window=1G", "--dax=always"]).unwrap();
     let agreed = dax.bench.guest.init().unwrap();
     assert!(agreed.flags.contains(InitFlags::HAS_INODE_DAX));
-    assert_eq!(dax.window.places(), [], "a trial mapping is left");
+    assert_eq!(dax.window.places(), [], "a mapping that the daemon made for a test is left");
 }

@@ -1,30 +1,32 @@
-//! Does a guest that sends one request all the time, in several queues, slow down any other guest?
+//! If a guest fills several queues with one request, does the daemon still serve the other queues?
 //!
-//! INIT affects the whole session, FORGET has no reply, and for SYNCFS and FSYNC the host writes
-//! whole file systems. Needs strace, root and overlayfs.
+//! The tests use the requests that cost most: INIT affects the whole session, FORGET has no reply,
+//! and for SYNCFS and FSYNC the host writes back whole file systems. Needs strace, root and
+//! overlayfs.
 
 mod flood;
 mod syncs;
 
-use flood::{Flood, WIDE, ask, get_attr, policy};
+use flood::{Flood, WIDE, get_attr, request_root, write_policy};
 use pinhole_protocol::{InitFlags, InitRequest, Interrupt, NodeId, Operation, Unique};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::BATCH_FORGET;
 use pinhole_tests::frontend::{Bench, Descriptor, Frontend, LIMIT};
 use std::time::{Duration, Instant};
 
-/// Same number as in `limits.rs` of the daemon.
+/// Limit of INIT and DESTROY per second. `limits.rs` of the daemon has the same two numbers.
 const CHANGES_PER_SECOND: usize = 100;
+/// Number of FORGETs that count as one operation.
 const FORGETS_PER_OPERATION: u64 = 16;
-/// Lower bound on the time of requests that a limit slows to two seconds. Both sides read their
-/// clocks at other moments.
+/// Lower bound on the time of requests that a limit delays by two seconds. It is a little less
+/// because the daemon starts its clock earlier than the test.
 const TWO_SECONDS: Duration = Duration::from_millis(1900);
 
 fn init() -> Operation<'static> {
     Operation::Init(InitRequest { major: 7, minor: 45, max_readahead: 0, flags: InitFlags::all() })
 }
 
-/// Returns FORGETs of nodes that the guest does not know, one for each.
+/// Returns a BATCH_FORGET with `nodes` entries. Each has an unknown node id and one lookup.
 fn batch_forget(nodes: u32) -> Vec<u8> {
     let frame = Frame::new(BATCH_FORGET, 0).u32(nodes).u32(0);
     (0..nodes).fold(frame, |frame, _| frame.u64(u64::MAX).u64(1)).message()
@@ -53,9 +55,9 @@ fn init_in_four_queues_does_not_starve_another() {
         })
         .collect();
     between.sort_unstable();
-    println!("INITs between a GETATTR and its answer: {between:?}");
-    // The requests of one second may come at once at the start. A busy host may take seconds for
-    // the rest.
+    println!("INITs between a GETATTR and its reply: {between:?}");
+    // The limit permits the INITs of one second at once. The bound allows ten seconds, for a busy
+    // host.
     assert!(between.iter().sum::<usize>() <= 10 * CHANGES_PER_SECOND, "{between:?}");
 }
 
@@ -64,15 +66,16 @@ fn init_has_a_limit_without_a_policy() {
     let mut bench = Bench::new().unwrap();
     let began = Instant::now();
     for _ in 0..3 * CHANGES_PER_SECOND {
-        ask(&mut bench.guest, 1, &init()).unwrap();
+        request_root(&mut bench.guest, 1, &init()).unwrap();
     }
     assert!(began.elapsed() >= TWO_SECONDS, "{:?}", began.elapsed());
 }
 
-/// Sends one request.
+/// Function that sends one request.
 type Kind<'k> = &'k dyn Fn(&mut Frontend);
 
-/// Checks the cost of each of these for a guest that may send 50 requests per second.
+/// Sends 150 requests of each kind with a limit of 50 operations per second. They must take two
+/// seconds.
 #[test]
 fn each_request_counts_as_an_operation() {
     let destroy = Operation::Destroy(pinhole_protocol::Destroy);
@@ -82,19 +85,19 @@ fn each_request_counts_as_an_operation() {
         assert_eq!(guest.raw_chain(1, &[malformed]).unwrap().len, 0);
     };
     let kinds: [(&str, Kind<'_>); 5] = [
-        ("INIT", &|guest| drop(ask(guest, 1, &init()).unwrap())),
-        // From the second one on it comes before INIT.
-        ("DESTROY", &|guest| drop(ask(guest, 1, &destroy))),
+        ("INIT", &|guest| drop(request_root(guest, 1, &init()).unwrap())),
+        // Each DESTROY after the first one fails, because there was no INIT in between.
+        ("DESTROY", &|guest| drop(request_root(guest, 1, &destroy))),
         ("INTERRUPT", &|guest| drop(guest.request(1, NodeId(0), &interrupt, &[]).unwrap())),
         ("a malformed chain", &unread),
-        ("what is no request", &|guest| drop(guest.raw(1, &[0; 40], 256).unwrap())),
+        ("bytes that are no request", &|guest| drop(guest.raw(1, &[0; 40], 256).unwrap())),
     ];
-    for (name, ask) in kinds {
-        let (_folder, path) = policy("operations-per-second = 50");
+    for (name, send) in kinds {
+        let (_folder, path) = write_policy("operations-per-second = 50");
         let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
         let began = Instant::now();
         for _ in 0..150 {
-            ask(&mut bench.guest);
+            send(&mut bench.guest);
         }
         assert!(began.elapsed() >= TWO_SECONDS, "{name}: {:?}", began.elapsed());
     }
@@ -102,9 +105,9 @@ fn each_request_counts_as_an_operation() {
 
 #[test]
 fn forgets_have_a_limit_of_their_own() {
-    let (_folder, path) = policy("operations-per-second = 50");
+    let (_folder, path) = write_policy("operations-per-second = 50");
     let second = 50 * FORGETS_PER_OPERATION;
-    // In one message or in many, in the hiprio queue or in another.
+    // Many FORGETs in each message, in the hiprio queue and in a request queue.
     for queue in [0, 1] {
         let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
         let began = Instant::now();
@@ -114,6 +117,7 @@ fn forgets_have_a_limit_of_their_own() {
         }
         assert!(began.elapsed() >= TWO_SECONDS, "{:?}", began.elapsed());
     }
+    // One FORGET in each message.
     let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
     let forget = Operation::Forget(pinhole_protocol::Forget { count: 1 });
     let mut flood = Flood::new(0..=0, forget);
@@ -125,10 +129,10 @@ fn forgets_have_a_limit_of_their_own() {
     assert!(began.elapsed() >= TWO_SECONDS, "{:?}", began.elapsed());
 }
 
-/// The FORGETs cost the guest four minutes.
+/// With the limit, the FORGETs take four minutes. Other queues are not delayed.
 #[test]
 fn flood_of_forgets_slows_no_other_request() {
-    let (_folder, path) = policy("operations-per-second = 100");
+    let (_folder, path) = write_policy("operations-per-second = 100");
     let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
     let guest = &mut bench.guest;
     let batch = batch_forget(8_000);
@@ -140,13 +144,14 @@ fn flood_of_forgets_slows_no_other_request() {
     }
     for queue in [1, 2] {
         for _ in 0..20 {
-            ask(guest, queue, &get_attr()).unwrap();
+            request_root(guest, queue, &get_attr()).unwrap();
         }
     }
     let (hiprio, memory) = guest.queue(0).unwrap();
     let given_back = std::iter::from_fn(|| hiprio.take_used(memory).unwrap()).count();
     assert!(given_back < 50, "the FORGETs were not slowed");
-    // The queue's thread holds one request. A stop does not wait for its limit.
+    // The queue thread delays one request. Stopping the queue does not wait for the end of the
+    // delay.
     let began = Instant::now();
     guest.stop_queue(0).unwrap();
     assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());

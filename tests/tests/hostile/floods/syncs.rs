@@ -1,7 +1,9 @@
-//! SYNCFS and FSYNC of files that have lost their name, on a host whose `syncfs(2)` is slow or
-//! fails. strace delays the daemon's calls.
+//! If `syncfs(2)` is slow or fails on the host, do floods of SYNCFS and FSYNC delay other requests?
+//!
+//! For an FSYNC of a file that has lost its name, the daemon calls `syncfs(2)` too. strace delays
+//! these calls.
 
-use super::flood::{Flood, WIDE, ask, get_attr, kick};
+use super::flood::{Flood, WIDE, get_attr, kick, request_root};
 use pinhole_protocol::{
     Errno, Fsync, FsyncFlags, Handle, Lookup, Name, NodeId, Open, OpenFlags, Operation, SyncFs,
 };
@@ -20,23 +22,24 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vm_memory::{Bytes as _, GuestAddress};
 
-/// Longer than any wait of a test.
+/// Delay that is longer than any test. A test ends it early.
 const FOR_EVER: Duration = Duration::from_mins(10);
-/// Short, but long enough for many requests to arrive meanwhile.
+/// Delay in which many further requests arrive.
 const A_WHILE: Duration = Duration::from_millis(200);
 /// Number of requests in each of four queues.
 const REQUESTS: usize = 100;
 
 /// strace that delays each `syncfs` call of a running daemon.
-struct Slowed {
+struct SlowSyncfs {
     strace: Child,
     folder: TempDir,
     delay: Duration,
     began: Instant,
 }
 
-impl Slowed {
-    /// Starts strace. `outcome` is the result of the calls in the syntax of strace.
+impl SlowSyncfs {
+    /// Starts strace. `outcome` is the result of the calls in the syntax of strace's `inject`, or
+    /// empty for the real result.
     fn new(process: u32, delay: Duration, outcome: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
@@ -55,8 +58,9 @@ impl Slowed {
         Self { strace, folder, delay, began: Instant::now() }
     }
 
-    /// Ends the delay. Returns how many calls have ended by now, and how many fit one after
-    /// another. More calls mean that two were in progress at the same time.
+    /// Ends the delays. Returns how many calls the daemon has made, and how many delayed calls fit
+    /// into the time if they come one after another. If the first number is larger, two calls were
+    /// in progress at the same time.
     fn end(mut self) -> (usize, usize) {
         let took = self.began.elapsed();
         kill_process(Pid::from_child(&self.strace), Signal::INT).unwrap();
@@ -68,25 +72,25 @@ impl Slowed {
         (calls, usize::try_from(most).unwrap() + 1)
     }
 
-    /// Ends the delay: the kernel continues the calls when their tracer is killed.
-    fn let_go(mut self) {
+    /// Ends the delays by killing strace. The kernel then continues the delayed calls.
+    fn end_at_once(mut self) {
         self.strace.kill().unwrap();
         self.strace.wait().unwrap();
     }
 }
 
-impl Drop for Slowed {
+impl Drop for SlowSyncfs {
     fn drop(&mut self) {
         drop(self.strace.kill());
         drop(self.strace.wait());
     }
 }
 
-/// Requests in progress in four queues.
-struct Flooded(Vec<(usize, Sent)>);
+/// Requests in progress, each with its queue. Four queues have [`REQUESTS`] requests each.
+struct PendingRequests(Vec<(usize, Sent)>);
 
-impl Flooded {
-    /// Sends all requests at once.
+impl PendingRequests {
+    /// Sends the same request in all places. It is about `node`.
     fn new(guest: &mut Frontend, node: NodeId, operation: &Operation<'_>) -> Self {
         let mut sent = Vec::new();
         for queue in 2..=5 {
@@ -101,14 +105,15 @@ impl Flooded {
         Self(sent)
     }
 
-    fn is_silent(&self, guest: &mut Frontend) -> bool {
+    /// Returns whether no further reply is in the four queues.
+    fn has_no_reply(&self, guest: &mut Frontend) -> bool {
         (2..=5).all(|queue| {
             let (ring, memory) = guest.queue(queue).unwrap();
             ring.take_used(memory).unwrap().is_none()
         })
     }
 
-    /// Waits for every reply. Returns the error of each.
+    /// Waits for all replies. Returns the error of each, or `None` for success.
     fn finish(mut self, guest: &mut Frontend) -> Vec<Option<Errno>> {
         let mut outcomes = Vec::new();
         for queue in 2..=5 {
@@ -127,7 +132,7 @@ impl Flooded {
 fn open(guest: &mut Frontend, name: &str) -> (NodeId, Handle) {
     let name = std::ffi::CString::new(name).unwrap();
     let name = Name::parse(&name).unwrap();
-    let found = ask(guest, 1, &Operation::Lookup(Lookup { name: name.into() })).unwrap();
+    let found = request_root(guest, 1, &Operation::Lookup(Lookup { name: name.into() })).unwrap();
     let node = NodeId(u64_at(&found, 0).unwrap());
     let open = Operation::Open(Open { flags: OpenFlags::from_bits_retain(O_RDWR), kill_suidgid: false });
     let opened = guest.request(1, node, &open, &[]).unwrap();
@@ -138,9 +143,10 @@ fn fsync(handle: Handle) -> Operation<'static> {
     Operation::Fsync(Fsync { handle, flags: FsyncFlags::empty() })
 }
 
-/// Checks that an FSYNC, which a pool thread serves, is answered in another queue.
+/// Checks that the daemon answers FSYNCs of `file` in queue 1. A thread of the offload pool serves
+/// them.
 #[track_caller]
-fn pool_is_free(guest: &mut Frontend, (node, handle): (NodeId, Handle)) {
+fn check_pool_answers(guest: &mut Frontend, (node, handle): (NodeId, Handle)) {
     for _ in 0..20 {
         guest.request(1, node, &fsync(handle), &[]).unwrap().success().unwrap();
     }
@@ -149,11 +155,11 @@ fn pool_is_free(guest: &mut Frontend, (node, handle): (NodeId, Handle)) {
 #[test]
 fn flood_of_syncfs_is_one_host_call_at_a_time() {
     let mut bench = Bench::with(WIDE, &[]).unwrap();
-    let slowed = Slowed::new(bench.daemon.serving_id(), A_WHILE, "");
-    let flooded = Flooded::new(&mut bench.guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
-    let outcomes = flooded.finish(&mut bench.guest);
+    let slow_syncfs = SlowSyncfs::new(bench.daemon.serving_id(), A_WHILE, "");
+    let pending = PendingRequests::new(&mut bench.guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
+    let outcomes = pending.finish(&mut bench.guest);
     assert!(outcomes.iter().all(Option::is_none));
-    let (calls, most) = slowed.end();
+    let (calls, most) = slow_syncfs.end();
     println!("{} requests, {calls} calls, {most} one after another", outcomes.len());
     assert!((2..=most).contains(&calls), "{calls} calls, {most} one after another");
 }
@@ -164,71 +170,72 @@ fn flood_of_syncfs_takes_no_pool_thread() {
     fs::write(bench.host("file"), "").unwrap();
     let guest = &mut bench.guest;
     let file = open(guest, "file");
-    pool_is_free(guest, file);
-    let slowed = Slowed::new(bench.daemon.serving_id(), FOR_EVER, "");
-    let flooded = Flooded::new(guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
-    // Each queue has taken all requests when it answers one behind them.
-    pool_is_free(guest, file);
-    assert!(flooded.is_silent(guest), "answered before the host was");
-    slowed.let_go();
-    assert!(flooded.finish(guest).iter().all(Option::is_none));
+    check_pool_answers(guest, file);
+    let slow_syncfs = SlowSyncfs::new(bench.daemon.serving_id(), FOR_EVER, "");
+    let pending = PendingRequests::new(guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
+    // The daemon answers FSYNCs in another queue while all SYNCFS wait.
+    check_pool_answers(guest, file);
+    assert!(pending.has_no_reply(guest), "answered before the host was");
+    slow_syncfs.end_at_once();
+    assert!(pending.finish(guest).iter().all(Option::is_none));
 }
 
-/// The front-end waits for the reply to GET_VRING_BASE. The host's disk takes longer.
+/// A front-end stops a queue by GET_VRING_BASE and waits for the reply. The daemon must reply
+/// before the host's `syncfs(2)` returns.
 #[test]
 fn queue_with_syncfs_stops_before_the_host_answers() {
     let mut bench = Bench::with(WIDE, &[]).unwrap();
     let guest = &mut bench.guest;
-    let slowed = Slowed::new(bench.daemon.serving_id(), FOR_EVER, "");
-    let flooded = Flooded::new(guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
-    eventually("the queue has taken all of them", || {
-        // `avail_event`: the device asks to be kicked for the request behind them.
+    let slow_syncfs = SlowSyncfs::new(bench.daemon.serving_id(), FOR_EVER, "");
+    let pending = PendingRequests::new(guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
+    eventually("the queue thread has taken all requests", || {
+        // `avail_event` is the index of the next request for which the daemon wants a kick.
         let (ring, memory) = guest.queue(2).unwrap();
         let event_at = ring.place().used + 4 + 8 * u64::from(ring.size());
         let event: u16 = memory.load(GuestAddress(event_at), Ordering::SeqCst).unwrap();
         usize::from(u16::from_le(event)) == REQUESTS
     });
-    // No request has been answered, so the guest resumes at the start.
+    // The daemon puts all requests back, because none was answered. So the queue will resume at 0.
     assert_eq!(guest.stop_queue(2).unwrap(), 0);
-    assert!(flooded.is_silent(guest), "answered before the host was");
-    slowed.let_go();
+    assert!(pending.has_no_reply(guest), "answered before the host was");
+    slow_syncfs.end_at_once();
     guest.resume_queue(2, 0).unwrap();
-    assert!(flooded.finish(guest).iter().all(Option::is_none));
+    assert!(pending.finish(guest).iter().all(Option::is_none));
 }
 
 #[test]
 fn every_syncfs_of_a_call_that_failed_is_an_error() {
-    // strace lets a call fail by replacing it with another one that no filter permits.
+    // To make a call fail, strace replaces it by another one, which the daemon's filter forbids.
     let mut bench = Bench::with(WIDE, &["--seccomp", "none"]).unwrap();
-    let slowed = Slowed::new(bench.daemon.serving_id(), A_WHILE, ":error=EIO");
-    let flooded = Flooded::new(&mut bench.guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
-    let outcomes = flooded.finish(&mut bench.guest);
+    let slow_syncfs = SlowSyncfs::new(bench.daemon.serving_id(), A_WHILE, ":error=EIO");
+    let pending = PendingRequests::new(&mut bench.guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
+    let outcomes = pending.finish(&mut bench.guest);
     assert!(outcomes.iter().all(|outcome| *outcome == Some(Errno::EIO)), "{outcomes:?}");
-    slowed.end();
-    ask(&mut bench.guest, 1, &Operation::SyncFs(SyncFs)).unwrap();
+    slow_syncfs.end();
+    request_root(&mut bench.guest, 1, &Operation::SyncFs(SyncFs)).unwrap();
 }
 
-/// The rings are always full: there are more requests than may wait without a thread.
+/// The queues are always full. They have more requests than may wait for a shared `syncfs(2)` call.
 #[test]
 fn too_many_syncfs_block_only_their_queues() {
     let mut bench = Bench::with(WIDE, &[]).unwrap();
     fs::write(bench.host("file"), "").unwrap();
     let file = open(&mut bench.guest, "file");
-    let slowed = Slowed::new(bench.daemon.serving_id(), A_WHILE, "");
+    let slow_syncfs = SlowSyncfs::new(bench.daemon.serving_id(), A_WHILE, "");
     let mut flood = Flood::new(2..=5, Operation::SyncFs(SyncFs));
     let began = Instant::now();
     while flood.served < 4096 {
         flood.poll(&mut bench.guest);
-        pool_is_free(&mut bench.guest, file);
-        ask(&mut bench.guest, 1, &get_attr()).unwrap();
+        check_pool_answers(&mut bench.guest, file);
+        request_root(&mut bench.guest, 1, &get_attr()).unwrap();
         assert!(began.elapsed() < FOR_EVER, "{} requests", flood.served);
     }
-    let (calls, most) = slowed.end();
+    let (calls, most) = slow_syncfs.end();
     assert!(calls <= most, "{calls} calls, {most} one after another");
 }
 
-/// Mounted overlayfs. The daemon does not know that its `fsync` keeps names. Dropping it unmounts
-/// it.
+/// Mounted overlayfs; `drop` unmounts it. For this file system, the daemon does not rely on `fsync`
+/// alone if a file has lost its name.
 struct Overlay(PathBuf);
 
 impl Overlay {
@@ -258,9 +265,9 @@ impl Drop for Overlay {
     }
 }
 
-/// Share on overlayfs with a file that has lost the name by which its guest opened it, and another
-/// file.
-struct Renamed {
+/// Share on overlayfs. The guest has two files open: `nameless` has lost the name by which the
+/// guest opened it, and `file` has its name.
+struct RenamedFile {
     guest: Frontend,
     daemon: Serving,
     nameless: (NodeId, Handle),
@@ -269,7 +276,7 @@ struct Renamed {
     _folder: TempDir,
 }
 
-impl Renamed {
+impl RenamedFile {
     fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("pinhole-floods-").tempdir().unwrap();
         let overlay = Overlay::new(folder.path());
@@ -288,25 +295,25 @@ impl Renamed {
 
 #[test]
 fn flood_of_nameless_fsync_is_one_call_at_a_time() {
-    let mut scene = Renamed::new();
-    let slowed = Slowed::new(scene.daemon.serving_id(), A_WHILE, "");
+    let mut scene = RenamedFile::new();
+    let slow_syncfs = SlowSyncfs::new(scene.daemon.serving_id(), A_WHILE, "");
     let (node, handle) = scene.nameless;
-    let flooded = Flooded::new(&mut scene.guest, node, &fsync(handle));
-    let outcomes = flooded.finish(&mut scene.guest);
+    let pending = PendingRequests::new(&mut scene.guest, node, &fsync(handle));
+    let outcomes = pending.finish(&mut scene.guest);
     assert!(outcomes.iter().all(Option::is_none), "{outcomes:?}");
-    let (calls, most) = slowed.end();
+    let (calls, most) = slow_syncfs.end();
     println!("{} requests, {calls} calls, {most} one after another", outcomes.len());
     assert!((2..=most).contains(&calls), "{calls} calls, {most} one after another");
 }
 
 #[test]
 fn flood_of_nameless_fsync_takes_no_pool_thread() {
-    let mut scene = Renamed::new();
-    let slowed = Slowed::new(scene.daemon.serving_id(), FOR_EVER, "");
+    let mut scene = RenamedFile::new();
+    let slow_syncfs = SlowSyncfs::new(scene.daemon.serving_id(), FOR_EVER, "");
     let (node, handle) = scene.nameless;
-    let flooded = Flooded::new(&mut scene.guest, node, &fsync(handle));
-    pool_is_free(&mut scene.guest, scene.file);
-    assert!(flooded.is_silent(&mut scene.guest), "answered before the host was");
-    slowed.let_go();
-    assert!(flooded.finish(&mut scene.guest).iter().all(Option::is_none));
+    let pending = PendingRequests::new(&mut scene.guest, node, &fsync(handle));
+    check_pool_answers(&mut scene.guest, scene.file);
+    assert!(pending.has_no_reply(&mut scene.guest), "answered before the host was");
+    slow_syncfs.end_at_once();
+    assert!(pending.finish(&mut scene.guest).iter().all(Option::is_none));
 }
