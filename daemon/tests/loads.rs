@@ -20,8 +20,8 @@ const LEN: usize = 40;
 const OWN: u8 = 1;
 /// Byte of the values of another instance.
 const OTHER: u8 = 2;
-/// Instructions of a load at which the test must have stopped the thread. With fewer, it traced
-/// other code. A load has more than a hundred.
+/// Smallest number of instructions of a load at which the test must have stopped the thread. A load
+/// has more than a hundred instructions, so with fewer stops the test has traced other code.
 const MOMENTS_MIN: usize = 20;
 /// Number of instructions after which the test gives up, because the load does not end.
 const MOMENTS_MAX: usize = 10_000;
@@ -141,7 +141,7 @@ fn address(value: &Arc<[u8; LEN]>) -> usize {
 }
 
 #[test]
-fn a_load_returns_a_value_of_its_own_place() {
+fn load_returns_a_value_of_its_own_instance() {
     let (own, other) = (ArcSwap::new(value(OWN)), ArcSwap::new(value(OTHER)));
     let (mut begin, mut begins) = io::pipe().unwrap();
     let (mut found, mut finds) = io::pipe().unwrap();

@@ -15,7 +15,7 @@ const REFUSE: u8 = 12;
 const REFUSE_AND_EMPTY: u8 = 13;
 const GONE_AFTER: u8 = 15;
 
-/// Returns a record that maps a slot of a node's file at a place of the window.
+/// Returns a record that maps the slot `file` of a node's file at the slot `place` of the window.
 fn setup(node: u8, file: u8, place: u8) -> Vec<u8> {
     vec![SETUP, node, file, place, 0, 1, 0, 0]
 }
@@ -32,7 +32,8 @@ fn interrupted(mut record: Vec<u8>, steps: u8, late: bool) -> Vec<u8> {
     record
 }
 
-/// Returns a record that removes entries of (place, count).
+/// Returns a record that removes several ranges. Each has a slot of the window and a number of
+/// slots.
 fn remove(entries: &[(u8, u8)]) -> Vec<u8> {
     let further = u8::try_from(entries.len() - 1).expect("a few");
     let mut record = vec![REMOVE, 0, entries[0].1, entries[0].0, 0, further, 0, 0];

@@ -75,10 +75,10 @@ impl Policy {
         self.granted_anywhere.changes_nothing()
     }
 
-    /// Returns whether the guest can have no unwritten data and may not make the host write.
+    /// Returns whether an FSYNC of the guest can succeed without a host call: the policy grants no
+    /// change, so the guest has no unwritten data, and it does not grant `fsync`.
     ///
-    /// FSYNC from such a guest succeeds without a host call. It must not fail, because programs
-    /// that only read also call fsync.
+    /// Such an FSYNC must not fail, because programs that only read also call fsync.
     pub const fn has_nothing_unwritten(&self) -> bool {
         self.is_read_only() && !self.granted_anywhere.contains(Access::FSYNC)
     }

@@ -29,7 +29,7 @@ fn named(headings: &[&str]) -> BTreeSet<&'static str> {
     quoted.filter(is_call).collect()
 }
 
-/// Returns every row, those of answered calls included.
+/// Returns every row, also the rows of calls that a filter answers with an errno.
 fn rows() -> impl Iterator<Item = &'static CallRow> {
     every_row().chain(ANSWERED)
 }

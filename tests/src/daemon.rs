@@ -327,7 +327,7 @@ pub fn confined_program() -> Result<PathBuf, DaemonError> {
     Err(DaemonError::Missing { path, command: "cargo build --package pinhole-tests --bins" })
 }
 
-/// Daemon that listens. Dropping it kills it.
+/// Daemon that listens. `drop` kills it.
 #[derive(Debug)]
 pub struct Serving {
     name: &'static str,

@@ -34,7 +34,7 @@ pub fn unmount_when_unused(place: &Path) -> io::Result<()> {
     }
 }
 
-/// A directory and its mounts. Dropping it unmounts them.
+/// A directory and its mounts. `drop` unmounts them.
 #[derive(Debug)]
 pub struct Mounts<P = ()> {
     // Each program ends together with its mount, so the programs are dropped before the folder.

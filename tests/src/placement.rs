@@ -39,7 +39,7 @@ pub(crate) fn daemon_ended(socket: &Path, id: u32) {
     }
 }
 
-/// The CPU of one guest and its daemons. Dropping it makes room for another guest.
+/// The CPU of one guest and its daemons. `drop` makes room for another guest.
 #[derive(Debug)]
 pub(crate) struct Placement {
     cpu: usize,

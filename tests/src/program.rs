@@ -28,7 +28,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// Running command. Dropping it kills it.
+/// Running command. `drop` kills it.
 #[derive(Debug)]
 pub struct Program {
     child: Child,

@@ -79,7 +79,8 @@ pub(crate) fn find_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Answer<
 /// remembers the path of a removed directory.
 ///
 /// # Errors
-/// ENOENT if nothing has that path; others if it is no directory, or the path is unknown.
+/// ENOENT if nothing has that path. Another errno if the file with that path is not a directory, or
+/// the path is unknown.
 pub(crate) fn successor_of(
     proc_fds: &ProcFds,
     root: BorrowedFd<'_>,

@@ -20,7 +20,7 @@ impl Default for CapabilityChanges {
 /// A word of `--modcaps` that names no capability.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{word:?} is no change of a capability: give +NAME or -NAME, separated by colons, such as +sys_admin:-chown"
+    "{word:?} is not a change of a capability: give +NAME or -NAME, separated by colons, such as +sys_admin:-chown"
 )]
 pub struct CapabilityError {
     /// The word.

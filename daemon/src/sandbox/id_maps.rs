@@ -18,15 +18,15 @@ pub struct IdMap {
     count: u32,
 }
 
-/// A text that is no range of ids.
+/// A text that is not a range of ids.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no range of ids: give :namespace_id:host_id:count:, such as :0:100000:65536:")]
+#[error("{0:?} is not a range of ids: give :namespace_id:host_id:count:, such as :0:100000:65536:")]
 pub struct IdMapError(String);
 
 impl FromStr for IdMap {
     type Err = IdMapError;
 
-    /// Parses virtiofsd's form: any character that is no digit may separate the numbers.
+    /// Parses virtiofsd's form: any character that is not a digit may separate the numbers.
     fn from_str(text: &str) -> Result<Self, IdMapError> {
         Self::parse(text).ok_or_else(|| IdMapError(text.to_owned()))
     }

@@ -14,7 +14,7 @@ struct Counts {
     taken: AtomicU64,
 }
 
-/// The right to hold one descriptor. Dropping it gives it back.
+/// The right to hold one descriptor. `drop` gives it back.
 #[derive(Debug)]
 pub(crate) struct Ticket(Arc<Counts>);
 

@@ -24,10 +24,10 @@ pub(crate) fn enter_thread(working_directory: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Stops sharing `shared` with others.
+/// Stops sharing the attributes `shared` with other threads and processes.
 ///
 /// # Errors
-/// EINVAL if the descriptor table is part of it, and errors of the host.
+/// EINVAL if `shared` contains the descriptor table. Otherwise errors of the host.
 pub(crate) fn unshare(shared: UnshareFlags) -> io::Result<()> {
     if shared.contains(UnshareFlags::FILES) {
         return Err(io::ErrorKind::InvalidInput.into());

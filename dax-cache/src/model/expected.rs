@@ -43,7 +43,7 @@ impl ExpectedWindow {
     }
 
     /// Predicts a SETUPMAPPING. `accepts` returns whether the front-end can make a mapping, apart
-    /// from others in the window.
+    /// from other mappings in the window.
     pub(super) fn setup(
         &mut self,
         wanted: &Mapping,

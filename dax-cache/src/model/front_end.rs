@@ -97,7 +97,7 @@ impl ModelFrontEnd {
         }
     }
 
-    /// Returns whether the front-end can make this mapping, apart from others in the window.
+    /// Returns whether the front-end can make this mapping, if the window has no other mapping.
     pub fn accepts(&self, mapping: &Mapping) -> bool {
         let file_len = self.file_lens.get(&mapping.node()).copied().unwrap_or(0);
         let end = mapping.file_offset().saturating_add(mapping.range().len());

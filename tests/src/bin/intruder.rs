@@ -100,7 +100,7 @@ fn parse(words: &[String]) -> Result<Request, Failure> {
     })
 }
 
-/// State that an intruder may know or hold before anything is closed.
+/// State that an intruder may know or have open when it begins.
 struct Known {
     /// Process outside the sandbox.
     parent: Pid,
@@ -110,6 +110,8 @@ struct Known {
     proc_fds: OwnedFd,
 }
 
+/// Enters the sandbox and makes the attempt. Returns the line to print, or an empty text if another
+/// process or thread has printed it.
 fn run(words: &[String]) -> Result<String, Failure> {
     let request = parse(words)?;
     log::start(config::LogConfig { level: LogLevel::Info, syslog: false })?;
@@ -213,8 +215,8 @@ fn host_config(share: &Path, inode_handles: InodeHandles) -> ShareConfig {
     ShareConfig { inode_handles, descriptors_max: 100, ..ShareConfig::new(share) }
 }
 
-/// Hides the mounts of this process from all other processes. A process that is not root can mount
-/// only in a namespace where that is already so.
+/// Hides the mounts of this process from all other processes. A process that is not root needs
+/// nothing: it can mount only in a mount namespace of its own.
 fn make_mounts_private() -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());

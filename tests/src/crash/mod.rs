@@ -44,7 +44,7 @@ impl Journal {
     /// # Errors
     /// Fails if the line is invalid.
     pub fn take(&mut self, text: &str) -> io::Result<bool> {
-        let wrong = || io::Error::other(format!("`{text}` is no line of a journal"));
+        let wrong = || io::Error::other(format!("`{text}` is not a line of a journal"));
         let (said, number) = text.split_at_checked(1).ok_or_else(wrong)?;
         let number: usize = number.parse().map_err(io::Error::other)?;
         let (Some(asked), Some(lane)) = (self.asked.get_mut(number), self.lanes.get_mut(number)) else {

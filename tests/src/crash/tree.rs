@@ -59,7 +59,7 @@ impl Tree {
                 NamedObject::Directory
             } else {
                 return Err(io::Error::other(format!(
-                    "{name} is no file, no symbolic link and no empty directory"
+                    "{name} is neither a file nor a symbolic link nor an empty directory"
                 )));
             };
             tree.0.insert(name, thing);
@@ -180,7 +180,7 @@ impl Act {
     }
 
     /// Returns the tree after the first bytes of a write, as many as `found` contains. Returns
-    /// `None` if the act is no write.
+    /// `None` if the act is not a write.
     fn begun(&self, before: &Tree, found: &Tree) -> Option<Tree> {
         let (name, at, bytes) = match self {
             Self::Write(name, at, bytes) => (name, *at, bytes),

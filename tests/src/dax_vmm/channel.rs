@@ -78,7 +78,7 @@ impl ChannelMessage {
         stream.write_all(&bytes)
     }
 
-    /// Sends bytes that are no valid reply to the message.
+    /// Sends bytes that are not a valid reply to the message.
     pub(super) fn send_invalid(&self, mut stream: &UnixStream) -> io::Result<()> {
         let header = [self.code ^ 3, VERSION | REPLY, 4000];
         let bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).chain([0xff; 5]).collect();

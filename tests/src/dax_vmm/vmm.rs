@@ -65,7 +65,7 @@ pub(super) enum ReplyMode {
     RefusingWritable,
     /// As its rules say, after this time.
     Slow(Duration),
-    /// With bytes that are no reply.
+    /// With bytes that are not a valid reply.
     Invalid,
 }
 

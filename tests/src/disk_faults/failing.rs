@@ -22,7 +22,7 @@ const BLOCK_LEN: usize = 4096;
 /// Space of the tmpfs in addition to the disk, in bytes.
 const SPARE_LEN: u64 = 1 << 20;
 
-/// Mounted ext4 on such a disk. Dropping it removes both.
+/// Mounted ext4 on such a disk. `drop` removes both.
 #[derive(Debug)]
 pub struct FailingDisk {
     // Dropped in this order.

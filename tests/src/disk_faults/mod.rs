@@ -104,7 +104,7 @@ pub fn fetched_program(path: &str) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Mounted file system on a disk that keeps a log. Dropping it removes both.
+/// Mounted file system on a disk that keeps a log. `drop` removes both.
 #[derive(Debug)]
 pub struct LoggedDisk {
     kind: FileSystem,

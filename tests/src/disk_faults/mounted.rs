@@ -49,7 +49,7 @@ pub(super) fn run(command: &mut Command) -> io::Result<String> {
     Err(io::Error::other(format!("{command:?} ended with {}: {said}", outcome.status)))
 }
 
-/// Mounted file system. Dropping it unmounts it.
+/// Mounted file system. `drop` unmounts it.
 #[derive(Debug)]
 pub struct Mounted {
     point: PathBuf,

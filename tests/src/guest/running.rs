@@ -82,7 +82,7 @@ impl Finished {
     }
 }
 
-/// Started guest. Dropping it kills all of its processes.
+/// Started guest. `drop` kills all of its processes.
 #[derive(Debug)]
 pub struct Running {
     child: Child,

@@ -78,7 +78,7 @@ struct RunningParticipants {
     _program: TempDir,
 }
 
-/// Running process of the host, in its own process group. Dropping it kills the group.
+/// Running process of the host, in its own process group. `drop` kills the group.
 #[derive(Debug)]
 struct HostProcess {
     child: Child,

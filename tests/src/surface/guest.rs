@@ -107,7 +107,7 @@ impl SurfaceGuest {
     pub fn warm_up(&mut self) -> Result<()> {
         let node = self.lookup(ROOT, "first")?;
         let handle = self.open(node, 0)?.unwrap_or(0);
-        self.tell(Frame::new(opcode::READ, node).u64(handle).u64(0).u32(1024).u32(0).u64(0).u32(0).u32(0))?;
+        self.send(Frame::new(opcode::READ, node).u64(handle).u64(0).u32(1024).u32(0).u64(0).u32(0).u32(0))?;
         self.release(node, handle)?;
         self.forget_all()?;
         self.counts.clear();
@@ -120,7 +120,7 @@ impl SurfaceGuest {
     }
 
     /// Sends a request and waits for its reply. Returns the body, or `None` if it is refused.
-    pub(super) fn ask(&mut self, frame: Frame, room: usize) -> Result<Option<Vec<u8>>> {
+    pub(super) fn request(&mut self, frame: Frame, room: usize) -> Result<Option<Vec<u8>>> {
         let opcode = frame.opcode();
         let what = || format!("opcode {opcode}");
         let reply = self
@@ -142,8 +142,8 @@ impl SurfaceGuest {
     }
 
     /// Sends a request and ignores its reply.
-    pub(super) fn tell(&mut self, frame: Frame) -> Result<()> {
-        self.ask(frame, ROOM).map(drop)
+    pub(super) fn send(&mut self, frame: Frame) -> Result<()> {
+        self.request(frame, ROOM).map(drop)
     }
 
     /// Sends a request without a reply on the hiprio queue.
@@ -159,7 +159,7 @@ impl SurfaceGuest {
     /// Sends a request whose reply has a node, and remembers and returns the node. Returns
     /// `fallback` if the request is refused.
     pub(super) fn entry(&mut self, frame: Frame, fallback: u64) -> Result<u64> {
-        let body = self.ask(frame, ENTRY_LEN + 16)?;
+        let body = self.request(frame, ENTRY_LEN + 16)?;
         Ok(body.map_or(fallback, |body| self.learn(&body)))
     }
 
@@ -181,9 +181,9 @@ impl SurfaceGuest {
     /// Opens a file. Returns `None` instead of its file handle if the open is refused.
     pub(super) fn open(&mut self, node: u64, flags: u32) -> Result<Option<u64>> {
         let open = Frame::new(opcode::OPEN_FILE, node).u32(flags).u32(0);
-        let body = match self.ask(open.clone(), 16)? {
+        let body = match self.request(open.clone(), 16)? {
             // Open again, as Linux does after ESTALE.
-            None => self.ask(open, 16)?,
+            None => self.request(open, 16)?,
             opened => opened,
         };
         Ok(body.and_then(|body| u64_at(&body, 0).ok()))
@@ -191,7 +191,7 @@ impl SurfaceGuest {
 
     /// Sends RELEASE.
     pub(super) fn release(&mut self, node: u64, handle: u64) -> Result<()> {
-        self.tell(Frame::new(opcode::RELEASE, node).u64(handle).u32(0).u32(1).u64(OWNER))
+        self.send(Frame::new(opcode::RELEASE, node).u64(handle).u32(0).u32(1).u64(OWNER))
     }
 
     /// Forgets some nodes one by one, the rest in a batch, as Linux does.

@@ -27,30 +27,30 @@ pub(super) fn decodable(guest: &mut SurfaceGuest) -> Result<()> {
     odd_flags(guest, file)?;
     numbers(guest, file, &[1 << 62])?;
     guest.send_hiprio(Frame::new(FORGET, u64::MAX).u64(u64::MAX))?;
-    guest.tell(Frame::new(NO_OPCODE, file).u64(0))
+    guest.send(Frame::new(NO_OPCODE, file).u64(0))
 }
 
 /// Sends nodes and file handles that the daemon has not given out.
 fn unknown_ids(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
     for node in [0, file + 1000, file ^ 1 << 32, 1 << 63, u64::MAX] {
-        guest.ask(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
-        guest.tell(Frame::new(LOOKUP, node).name("file"))?;
-        guest.tell(Frame::new(OPEN_FILE, node).u32(0).u32(0))?;
-        guest.tell(Frame::new(OPENDIR, node).u32(0).u32(0))?;
-        guest.tell(Frame::new(READLINK, node))?;
-        guest.tell(Frame::new(UNLINK, node).name("file"))?;
-        guest.tell(Frame::new(LINK, ROOT).u64(node).name("stranger"))?;
-        guest.tell(Frame::new(RENAME, ROOT).u64(node).name("file").name("stranger"))?;
+        guest.request(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
+        guest.send(Frame::new(LOOKUP, node).name("file"))?;
+        guest.send(Frame::new(OPEN_FILE, node).u32(0).u32(0))?;
+        guest.send(Frame::new(OPENDIR, node).u32(0).u32(0))?;
+        guest.send(Frame::new(READLINK, node))?;
+        guest.send(Frame::new(UNLINK, node).name("file"))?;
+        guest.send(Frame::new(LINK, ROOT).u64(node).name("stranger"))?;
+        guest.send(Frame::new(RENAME, ROOT).u64(node).name("file").name("stranger"))?;
         guest.send_hiprio(Frame::new(FORGET, node).u64(u64::MAX))?;
     }
     for handle in [1 << 20, 1 << 40, u64::MAX] {
-        guest.tell(Frame::new(READ, file).u64(handle).u64(0).u32(64).u32(0).u64(0).u32(0).u32(0))?;
+        guest.send(Frame::new(READ, file).u64(handle).u64(0).u32(64).u32(0).u64(0).u32(0).u32(0))?;
         let write = Frame::new(WRITE, file).u64(handle).u64(0).u32(1).u32(0).u64(0).u32(0).u32(0);
-        guest.tell(write.bytes(b"x"))?;
-        guest.tell(Frame::new(FLUSH, file).u64(handle).u32(0).u32(0).u64(0))?;
-        guest.tell(Frame::new(RELEASE, file).u64(handle).u32(0).u32(0).u64(0))?;
+        guest.send(write.bytes(b"x"))?;
+        guest.send(Frame::new(FLUSH, file).u64(handle).u32(0).u32(0).u64(0))?;
+        guest.send(Frame::new(RELEASE, file).u64(handle).u32(0).u32(0).u64(0))?;
         for opcode in [READDIR, READDIRPLUS] {
-            guest.tell(Frame::new(opcode, ROOT).u64(handle).u64(0).u32(1024).u32(0).u64(0).u32(0).u32(0))?;
+            guest.send(Frame::new(opcode, ROOT).u64(handle).u64(0).u32(1024).u32(0).u64(0).u32(0).u32(0))?;
         }
     }
     Ok(())
@@ -61,14 +61,14 @@ fn names(guest: &mut SurfaceGuest, dir: u64, file: u64) -> Result<()> {
     let long = "l".repeat(256);
     for name in ["dir/inner", "../file", "..", ".", "/", "/etc/hostname", &long] {
         let two = |frame: Frame| frame.name(name).name("plain");
-        guest.tell(Frame::new(LOOKUP, dir).name(name))?;
-        guest.tell(Frame::new(CREATE, dir).u32(2).u32(0o100_644).u32(0).u32(0).name(name))?;
-        guest.tell(Frame::new(MKNOD, dir).u32(0o100_644).u32(0).u32(0).u32(0).name(name))?;
-        guest.tell(Frame::new(MKDIR, dir).u32(0o755).u32(0).name(name))?;
-        guest.tell(Frame::new(SYMLINK, dir).name(name).name("target"))?;
-        guest.tell(Frame::new(LINK, dir).u64(file).name(name))?;
-        guest.tell(two(Frame::new(RENAME, dir).u64(ROOT)))?;
-        guest.tell(Frame::new(RMDIR, dir).name(name))?;
+        guest.send(Frame::new(LOOKUP, dir).name(name))?;
+        guest.send(Frame::new(CREATE, dir).u32(2).u32(0o100_644).u32(0).u32(0).name(name))?;
+        guest.send(Frame::new(MKNOD, dir).u32(0o100_644).u32(0).u32(0).u32(0).name(name))?;
+        guest.send(Frame::new(MKDIR, dir).u32(0o755).u32(0).name(name))?;
+        guest.send(Frame::new(SYMLINK, dir).name(name).name("target"))?;
+        guest.send(Frame::new(LINK, dir).u64(file).name(name))?;
+        guest.send(two(Frame::new(RENAME, dir).u64(ROOT)))?;
+        guest.send(Frame::new(RMDIR, dir).name(name))?;
     }
     Ok(())
 }
@@ -77,13 +77,13 @@ fn names(guest: &mut SurfaceGuest, dir: u64, file: u64) -> Result<()> {
 fn odd_flags(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
     let handle = guest.open(file, 0)?.unwrap_or(0);
     for flags in [0x3, 0x7f00_0000, u32::MAX] {
-        guest.tell(Frame::new(OPEN_FILE, file).u32(flags).u32(0))?;
-        guest.tell(Frame::new(CREATE, ROOT).u32(flags).u32(u32::MAX).u32(0).u32(0).name("file"))?;
-        guest.tell(Frame::new(RENAME2, ROOT).u64(ROOT).u32(flags).u32(0).name("file").name("other"))?;
-        guest.tell(Frame::new(FALLOCATE, file).u64(handle).u64(0).u64(1).u32(flags).u32(0))?;
-        guest.tell(Frame::new(MKNOD, ROOT).u32(flags).u32(0).u32(0).u32(0).name("odd"))?;
+        guest.send(Frame::new(OPEN_FILE, file).u32(flags).u32(0))?;
+        guest.send(Frame::new(CREATE, ROOT).u32(flags).u32(u32::MAX).u32(0).u32(0).name("file"))?;
+        guest.send(Frame::new(RENAME2, ROOT).u64(ROOT).u32(flags).u32(0).name("file").name("other"))?;
+        guest.send(Frame::new(FALLOCATE, file).u64(handle).u64(0).u64(1).u32(flags).u32(0))?;
+        guest.send(Frame::new(MKNOD, ROOT).u32(flags).u32(0).u32(0).u32(0).name("odd"))?;
     }
-    guest.tell(Frame::new(GETXATTR, file).u32(1 << 16).u32(0).name("user.kept"))?;
+    guest.send(Frame::new(GETXATTR, file).u32(1 << 16).u32(0).name("user.kept"))?;
     guest.release(file, handle)
 }
 
@@ -91,18 +91,18 @@ fn odd_flags(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
 fn numbers(guest: &mut SurfaceGuest, file: u64, numbers: &[u64]) -> Result<()> {
     let handle = guest.open(file, 0)?.unwrap_or(0);
     for &number in numbers {
-        guest.tell(Frame::new(READ, file).u64(handle).u64(number).u32(64).u32(0).u64(0).u32(0).u32(0))?;
+        guest.send(Frame::new(READ, file).u64(handle).u64(number).u32(64).u32(0).u64(0).u32(0).u32(0))?;
         let write = Frame::new(WRITE, file).u64(handle).u64(number).u32(1).u32(0).u64(0).u32(0).u32(0);
-        guest.tell(write.bytes(b"x"))?;
-        guest.tell(Frame::new(FALLOCATE, file).u64(handle).u64(number).u64(number).u32(0).u32(0))?;
-        guest.tell(Frame::new(LSEEK, file).u64(handle).u64(number).u32(99).u32(0))?;
+        guest.send(write.bytes(b"x"))?;
+        guest.send(Frame::new(FALLOCATE, file).u64(handle).u64(number).u64(number).u32(0).u32(0))?;
+        guest.send(Frame::new(LSEEK, file).u64(handle).u64(number).u32(99).u32(0))?;
         let copy = Frame::new(COPY_FILE_RANGE, file).u64(handle).u64(number).u64(file).u64(handle);
-        guest.tell(copy.u64(number).u64(number).u64(number))?;
+        guest.send(copy.u64(number).u64(number).u64(number))?;
         let lock = Frame::new(SETLK, file).u64(handle).u64(number).u64(number).u64(0);
-        guest.tell(lock.u32(9).u32(0).u32(0).u32(0))?;
+        guest.send(lock.u32(9).u32(0).u32(0).u32(0))?;
         // FATTR_SIZE.
         let set = Frame::new(SETATTR, file).u32(8).u32(0).u64(0).u64(number);
-        guest.tell(set.bytes(&[0; 64]))?;
+        guest.send(set.bytes(&[0; 64]))?;
     }
     guest.release(file, handle)
 }

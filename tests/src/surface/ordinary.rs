@@ -81,15 +81,16 @@ fn metadata(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.lookup(ROOT, "missing")?;
     guest.lookup(ROOT, &"n".repeat(255))?;
     for node in [ROOT, scene.file, scene.dir, scene.link] {
-        guest.ask(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
-        guest.tell(Frame::new(ACCESS, node).u32(4).u32(0))?;
+        guest.request(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
+        guest.send(Frame::new(ACCESS, node).u32(4).u32(0))?;
     }
-    guest.tell(Frame::new(STATX, scene.file).u32(0).u32(0).u64(0).u32(0).u32(0xfff))?;
-    guest.tell(Frame::new(READLINK, scene.link))?;
-    guest.tell(Frame::new(STATFS, ROOT))
+    guest.send(Frame::new(STATX, scene.file).u32(0).u32(0).u64(0).u32(0).u32(0xfff))?;
+    guest.send(Frame::new(READLINK, scene.link))?;
+    guest.send(Frame::new(STATFS, ROOT))
 }
 
-/// Returns a SETATTR of these attributes: harmless modes, owners, sizes and times.
+/// Returns a SETATTR that changes the attributes in `valid`. Mode, owner and times are the same in
+/// each.
 fn set_attr(node: u64, valid: u32, handle: u64, size: u64) -> Frame {
     let times = Frame::new(SETATTR, node).u32(valid).u32(0).u64(handle).u64(size).u64(OWNER);
     let times = times.u64(1_000_000).u64(2_000_000).u64(0).u32(5).u32(6).u32(0);
@@ -108,12 +109,12 @@ fn attributes(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
         valid::ATIME | valid::ATIME_NOW | valid::MTIME | valid::MTIME_NOW,
     ];
     for valid in sets {
-        guest.ask(set_attr(scene.other, valid, 0, FILE_LEN / 2), ATTR_LEN)?;
-        guest.ask(set_attr(scene.other, valid & !valid::SIZE, 0, 0), ATTR_LEN)?;
+        guest.request(set_attr(scene.other, valid, 0, FILE_LEN / 2), ATTR_LEN)?;
+        guest.request(set_attr(scene.other, valid & !valid::SIZE, 0, 0), ATTR_LEN)?;
     }
-    guest.ask(set_attr(scene.link, valid::ATIME | valid::MTIME, 0, 0), ATTR_LEN)?;
-    guest.ask(set_attr(scene.dir, valid::MTIME | valid::MTIME_NOW, 0, 0), ATTR_LEN)?;
-    guest.ask(set_attr(scene.other, valid::SIZE, 0, FILE_LEN), ATTR_LEN).map(drop)
+    guest.request(set_attr(scene.link, valid::ATIME | valid::MTIME, 0, 0), ATTR_LEN)?;
+    guest.request(set_attr(scene.dir, valid::MTIME | valid::MTIME_NOW, 0, 0), ATTR_LEN)?;
+    guest.request(set_attr(scene.other, valid::SIZE, 0, FILE_LEN), ATTR_LEN).map(drop)
 }
 
 /// Returns a READ.
@@ -138,15 +139,15 @@ fn reading(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
         let handle = guest.open(node, O_RDONLY)?.unwrap_or(0);
         for size in [1, 4096, 128 << 10, 1 << 20] {
             let room = usize::try_from(size).unwrap_or(0);
-            guest.ask(read(node, handle, 0, size), room)?;
-            guest.ask(read(node, handle, FILE_LEN - 1, size), room)?;
+            guest.request(read(node, handle, 0, size), room)?;
+            guest.request(read(node, handle, FILE_LEN - 1, size), room)?;
         }
-        guest.ask(Frame::new(GETATTR, node).u32(1).u32(0).u64(handle), ATTR_LEN)?;
+        guest.request(Frame::new(GETATTR, node).u32(1).u32(0).u64(handle), ATTR_LEN)?;
         // SEEK_DATA, SEEK_HOLE, SEEK_END.
         for whence in [3, 4, 2] {
-            guest.tell(seek(node, handle, whence))?;
+            guest.send(seek(node, handle, whence))?;
         }
-        guest.tell(flush(node, handle))?;
+        guest.send(flush(node, handle))?;
         guest.release(node, handle)?;
     }
     Ok(())
@@ -171,14 +172,14 @@ fn writing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     for flags in [O_RDWR, O_WRONLY | O_APPEND, O_WRONLY | O_DSYNC, O_RDWR | O_TRUNC] {
         let opened = guest.open(node, flags)?;
         let handle = opened.unwrap_or(reading);
-        guest.tell(write(node, handle, 0, b"written"))?;
-        guest.tell(write(node, handle, 4096, &vec![7; 128 << 10]))?;
+        guest.send(write(node, handle, 0, b"written"))?;
+        guest.send(write(node, handle, 4096, &vec![7; 128 << 10]))?;
         // CACHE, KILL_SUIDGID; O_DSYNC, O_SYNC.
         for flags in [(1, O_RDWR), (4, O_RDWR), (0, O_WRONLY | O_DSYNC), (0, O_WRONLY | O_SYNC)] {
-            guest.tell(write_flagged(node, handle, 8192, flags, &[8; 4096]))?;
+            guest.send(write_flagged(node, handle, 8192, flags, &[8; 4096]))?;
         }
-        guest.ask(set_attr(node, valid::SIZE | valid::HANDLE, handle, FILE_LEN), ATTR_LEN)?;
-        guest.tell(flush(node, handle))?;
+        guest.request(set_attr(node, valid::SIZE | valid::HANDLE, handle, FILE_LEN), ATTR_LEN)?;
+        guest.send(flush(node, handle))?;
         if let Some(handle) = opened {
             guest.release(node, handle)?;
         }
@@ -188,12 +189,12 @@ fn writing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     // Reserve; the same without a new size; punch; zero; collapse; insert.
     for (mode, offset) in [(0, FILE_LEN), (1, FILE_LEN), (3, 0), (0x10, 8192), (8, 0), (0x20, 0)] {
         let frame = Frame::new(FALLOCATE, node).u64(handle).u64(offset).u64(4096).u32(mode).u32(0);
-        guest.tell(frame)?;
+        guest.send(frame)?;
     }
     let copy = Frame::new(COPY_FILE_RANGE, node).u64(handle).u64(0).u64(node).u64(handle);
-    guest.tell(copy.u64(FILE_LEN / 2).u64(4096).u64(0))?;
+    guest.send(copy.u64(FILE_LEN / 2).u64(4096).u64(0))?;
     for flags in [0, 1] {
-        guest.tell(Frame::new(FSYNC, node).u64(handle).u32(flags).u32(0))?;
+        guest.send(Frame::new(FSYNC, node).u64(handle).u32(flags).u32(0))?;
     }
     if let Some(handle) = opened {
         guest.release(node, handle)?;
@@ -204,7 +205,7 @@ fn writing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
 /// Sends CREATE or TMPFILE and returns node and file handle. Returns `fallback` and no file handle
 /// if the request is refused.
 fn create(guest: &mut SurfaceGuest, frame: Frame, fallback: u64) -> Result<(u64, Option<u64>)> {
-    let Some(body) = guest.ask(frame, 128 + 16)? else { return Ok((fallback, None)) };
+    let Some(body) = guest.request(frame, 128 + 16)? else { return Ok((fallback, None)) };
     Ok((guest.learn(&body), u64_at(&body, 128).ok()))
 }
 
@@ -215,7 +216,7 @@ fn making(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
         let frame = Frame::new(CREATE, scene.dir).u32(O_RDWR).u32(0o100_644).u32(0o22).u32(0);
         let (node, handle) = create(guest, frame.name(&name).caller(caller, caller), scene.file)?;
         if let Some(handle) = handle {
-            guest.tell(write(node, handle, 0, b"new"))?;
+            guest.send(write(node, handle, 0, b"new"))?;
             guest.release(node, handle)?;
         }
         let folder = scene.name(&format!("folder-{caller}"));
@@ -224,18 +225,18 @@ fn making(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
         let target = scene.name(&format!("symlink-{caller}"));
         let frame = Frame::new(SYMLINK, scene.dir).name(&target).name("../file");
         let link = guest.entry(frame.caller(caller, caller), scene.link)?;
-        guest.tell(Frame::new(READLINK, link))?;
+        guest.send(Frame::new(READLINK, link))?;
         let hard = scene.name(&format!("hard-{caller}"));
         guest.entry(Frame::new(LINK, scene.dir).u64(node).name(&hard), scene.file)?;
         for name in [name, target, hard] {
-            guest.tell(Frame::new(UNLINK, scene.dir).name(&name))?;
+            guest.send(Frame::new(UNLINK, scene.dir).name(&name))?;
         }
-        guest.tell(Frame::new(RMDIR, scene.dir).name(&folder))?;
+        guest.send(Frame::new(RMDIR, scene.dir).name(&folder))?;
     }
     let frame = Frame::new(TMPFILE, scene.dir).u32(O_RDWR).u32(0o100_600).u32(0).u32(0).name("/");
     let (node, handle) = create(guest, frame, scene.file)?;
     if let Some(handle) = handle {
-        guest.tell(write(node, handle, 0, b"unnamed"))?;
+        guest.send(write(node, handle, 0, b"unnamed"))?;
         guest.release(node, handle)?;
     }
     Ok(())
@@ -255,8 +256,8 @@ fn nodes(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
         let name = scene.name(&format!("node-{number}"));
         let frame = Frame::new(MKNOD, scene.dir).u32(kind | 0o644).u32(device).u32(0o22).u32(0).name(&name);
         let node = guest.entry(frame, scene.file)?;
-        guest.ask(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
-        guest.tell(Frame::new(UNLINK, scene.dir).name(&name))?;
+        guest.request(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
+        guest.send(Frame::new(UNLINK, scene.dir).name(&name))?;
     }
     Ok(())
 }
@@ -266,49 +267,49 @@ fn moving(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let (from, to) = (scene.name("from"), scene.name("to"));
     let frame = Frame::new(MKNOD, scene.dir).u32(0o100_644).u32(0).u32(0).u32(0).name(&from);
     guest.entry(frame, scene.file)?;
-    guest.tell(Frame::new(RENAME, scene.dir).u64(scene.moves).name(&from).name(&to))?;
-    guest.tell(Frame::new(LOOKUP, scene.moves).name(&to))?;
+    guest.send(Frame::new(RENAME, scene.dir).u64(scene.moves).name(&from).name(&to))?;
+    guest.send(Frame::new(LOOKUP, scene.moves).name(&to))?;
     // RENAME_NOREPLACE back to the old name; RENAME_EXCHANGE twice; RENAME_WHITEOUT.
     let rename = |from: (u64, &str), to: (u64, &str), flags: u32| {
         Frame::new(RENAME2, from.0).u64(to.0).u32(flags).u32(0).name(from.1).name(to.1)
     };
-    guest.tell(rename((scene.moves, &to), (scene.dir, &from), 1))?;
-    guest.tell(rename((scene.dir, &from), (scene.dir, "inner"), 2))?;
-    guest.tell(rename((scene.dir, &from), (scene.dir, "inner"), 2))?;
-    guest.tell(rename((scene.dir, &from), (scene.dir, &to), 4))?;
+    guest.send(rename((scene.moves, &to), (scene.dir, &from), 1))?;
+    guest.send(rename((scene.dir, &from), (scene.dir, "inner"), 2))?;
+    guest.send(rename((scene.dir, &from), (scene.dir, "inner"), 2))?;
+    guest.send(rename((scene.dir, &from), (scene.dir, &to), 4))?;
     for name in [&from, &to] {
-        guest.tell(Frame::new(UNLINK, scene.dir).name(name))?;
+        guest.send(Frame::new(UNLINK, scene.dir).name(name))?;
     }
     let (one, two) = (scene.name("one"), scene.name("two"));
     guest.entry(Frame::new(MKDIR, scene.dir).u32(0o755).u32(0).name(&one), scene.dir)?;
-    guest.tell(Frame::new(RENAME, scene.dir).u64(scene.moves).name(&one).name(&two))?;
-    guest.tell(Frame::new(RMDIR, scene.moves).name(&two))
+    guest.send(Frame::new(RENAME, scene.dir).u64(scene.moves).name(&one).name(&two))?;
+    guest.send(Frame::new(RMDIR, scene.moves).name(&two))
 }
 
 /// Lists directories by READDIR and READDIRPLUS.
 fn listing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let list = guest.lookup(ROOT, "list")?;
     for node in [ROOT, list, scene.moves] {
-        let body = guest.ask(Frame::new(OPENDIR, node).u32(O_DIRECTORY).u32(0), 16)?;
+        let body = guest.request(Frame::new(OPENDIR, node).u32(O_DIRECTORY).u32(0), 16)?;
         let handle = body.and_then(|body| u64_at(&body, 0).ok()).unwrap_or(0);
         let page = |opcode, offset: u64, size: u32| {
             let frame = Frame::new(opcode, node).u64(handle).u64(offset).u32(size);
             frame.u32(0).u64(0).u32(0).u32(0)
         };
-        guest.ask(page(READDIR, 0, 4096), ROOM)?;
+        guest.request(page(READDIR, 0, 4096), ROOM)?;
         let mut offset = 0;
         while let Some(body) =
-            guest.ask(page(READDIRPLUS, offset, 4096), ROOM)?.filter(|body| !body.is_empty())
+            guest.request(page(READDIRPLUS, offset, 4096), ROOM)?.filter(|body| !body.is_empty())
         {
             offset = learn_listed(guest, &body).unwrap_or(u64::MAX);
         }
-        guest.tell(Frame::new(FSYNCDIR, node).u64(handle).u32(0).u32(0))?;
-        guest.tell(Frame::new(RELEASEDIR, node).u64(handle).u32(0).u32(0).u64(0))?;
+        guest.send(Frame::new(FSYNCDIR, node).u64(handle).u32(0).u32(0))?;
+        guest.send(Frame::new(RELEASEDIR, node).u64(handle).u32(0).u32(0).u64(0))?;
     }
     Ok(())
 }
 
-/// Remembers the nodes of a READDIRPLUS reply. Returns the offset behind its last entry.
+/// Remembers the nodes of a READDIRPLUS reply. Returns the offset after its last entry.
 fn learn_listed(guest: &mut SurfaceGuest, mut body: &[u8]) -> Option<u64> {
     let mut offset = None;
     // An entry is `fuse_entry_out`, then inode, offset, length of the name, type and name, padded
@@ -335,14 +336,14 @@ fn xattrs(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     for node in [scene.file, scene.dir, scene.link] {
         for name in names {
             for size in [0, 256] {
-                guest.tell(Frame::new(GETXATTR, node).u32(size).u32(0).name(name))?;
-                guest.tell(Frame::new(LISTXATTR, node).u32(size).u32(0))?;
+                guest.send(Frame::new(GETXATTR, node).u32(size).u32(0).name(name))?;
+                guest.send(Frame::new(LISTXATTR, node).u32(size).u32(0))?;
             }
             let value: &[u8] = if name.starts_with("system.") { &ACL } else { b"value" };
             let len = u32::try_from(value.len()).unwrap_or(0);
-            guest.tell(Frame::new(SETXATTR, node).u32(len).u32(0).name(name).bytes(value))?;
+            guest.send(Frame::new(SETXATTR, node).u32(len).u32(0).name(name).bytes(value))?;
             if name != "user.kept" {
-                guest.tell(Frame::new(REMOVEXATTR, node).name(name))?;
+                guest.send(Frame::new(REMOVEXATTR, node).name(name))?;
             }
         }
     }
@@ -367,9 +368,9 @@ fn locks(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     ] {
         let end = if whole == 0 { 99 } else { i64::MAX.unsigned_abs() };
         let frame = Frame::new(opcode, node).u64(handle).u64(OWNER).u64(0).u64(end);
-        guest.tell(frame.u32(kind).u32(1).u32(whole).u32(0))?;
+        guest.send(frame.u32(kind).u32(1).u32(whole).u32(0))?;
     }
-    guest.tell(flush(node, handle))?;
+    guest.send(flush(node, handle))?;
     if let Some(handle) = opened {
         guest.release(node, handle)?;
     }
@@ -387,17 +388,17 @@ fn rest(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     };
     // FS_IOC_GETFLAGS, then FS_IOC_SETFLAGS with the flags that it returned, as chattr(1) does. The
     // flags follow the 16 bytes of `fuse_ioctl_out`.
-    let told = guest.ask(ioctl(0x8008_6601, &[]), 80)?.unwrap_or_default();
+    let told = guest.request(ioctl(0x8008_6601, &[]), 80)?.unwrap_or_default();
     let flags = told.get(16..20).unwrap_or(&[0; 4]);
-    guest.tell(ioctl(0x4008_6602, &[flags, &[0; 4]].concat()))?;
+    guest.send(ioctl(0x4008_6602, &[flags, &[0; 4]].concat()))?;
     // FS_IOC_MEASURE_VERITY, TCGETS.
-    guest.tell(ioctl(0xc004_6686, &[0; 4]))?;
-    guest.tell(ioctl(0x5401, &[]))?;
-    guest.tell(Frame::new(POLL, node).u64(handle).u64(0).u32(0).u32(1))?;
-    guest.tell(Frame::new(BMAP, node).u64(0).u32(4096).u32(0))?;
-    guest.tell(Frame::new(SETUPMAPPING, node).u64(u64::MAX).u64(0).u64(0x20_0000).u64(1).u64(0))?;
-    guest.tell(Frame::new(REMOVEMAPPING, node).u32(1).u64(0).u64(0x20_0000))?;
-    guest.tell(Frame::new(SYNCFS, ROOT).u64(0))?;
+    guest.send(ioctl(0xc004_6686, &[0; 4]))?;
+    guest.send(ioctl(0x5401, &[]))?;
+    guest.send(Frame::new(POLL, node).u64(handle).u64(0).u32(0).u32(1))?;
+    guest.send(Frame::new(BMAP, node).u64(0).u32(4096).u32(0))?;
+    guest.send(Frame::new(SETUPMAPPING, node).u64(u64::MAX).u64(0).u64(0x20_0000).u64(1).u64(0))?;
+    guest.send(Frame::new(REMOVEMAPPING, node).u32(1).u64(0).u64(0x20_0000))?;
+    guest.send(Frame::new(SYNCFS, ROOT).u64(0))?;
     guest.send_hiprio(Frame::new(INTERRUPT, 0).u64(4))?;
     guest.release(node, handle)
 }

@@ -478,7 +478,7 @@ fn every_rule_of_the_contract_names_existing_tests() {
         let named: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
         assert!(!named.is_empty(), "no test: {rule}");
         for name in named {
-            assert!(tests.contains(name), "{name} is no test: {rule}");
+            assert!(tests.contains(name), "{name} is not a test: {rule}");
         }
     }
 }

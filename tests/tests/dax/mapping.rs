@@ -163,7 +163,7 @@ fn several_ranges_are_removed_by_one_request() {
         assert_eq!(
             dax.unmap(node, &[(0, SLOT), (2 * SLOT, SLOT)]).unwrap(),
             0,
-            "an unmapped range is no error"
+            "to remove a range without a mapping must succeed"
         );
         assert_eq!(dax.window.places(), []);
     });

@@ -45,12 +45,12 @@ impl Guest {
         frontend.init().unwrap();
         let mut guest = Self { frontend, node: NodeId::ROOT, _daemon: daemon };
         let name = Name::parse(c"data").unwrap();
-        let found = guest.ask(&Operation::Lookup(Lookup { name: name.into() }), &[]).unwrap();
+        let found = guest.request(&Operation::Lookup(Lookup { name: name.into() }), &[]).unwrap();
         guest.node = NodeId(u64_at(&found, 0).unwrap());
         guest
     }
 
-    fn ask(&mut self, operation: &Operation<'_>, data: &[u8]) -> Result<Vec<u8>, Errno> {
+    fn request(&mut self, operation: &Operation<'_>, data: &[u8]) -> Result<Vec<u8>, Errno> {
         let reply = self.frontend.request(1, self.node, operation, data).unwrap();
         match reply.error().unwrap() {
             Some(errno) => Err(errno),
@@ -64,14 +64,14 @@ impl Guest {
 
     fn open_with(&mut self, flags: u32) -> Handle {
         let open = Open { flags: OpenFlags::from_bits_retain(O_RDWR | flags), kill_suidgid: false };
-        Handle(u64_at(&self.ask(&Operation::Open(open), &[]).unwrap(), 0).unwrap())
+        Handle(u64_at(&self.request(&Operation::Open(open), &[]).unwrap(), 0).unwrap())
     }
 
     /// Overwrites the start of the first block. Returns the error of the reply.
     fn write(&mut self, handle: Handle, flags: OpenFlags) -> Option<Errno> {
         let write_flags = WriteFlags::empty();
         let write = Write { handle, offset: 0, size: 4, write_flags, lock_owner: None, flags };
-        self.ask(&Operation::Write(write), b"lost").err()
+        self.request(&Operation::Write(write), b"lost").err()
     }
 
     /// Writes the second block with O_DIRECT and O_SYNC. Returns the error of the reply. The data
@@ -102,19 +102,19 @@ impl Guest {
     }
 
     fn fsync(&mut self, handle: Handle) -> Option<Errno> {
-        self.ask(&Operation::Fsync(Fsync { handle, flags: FsyncFlags::empty() }), &[]).err()
+        self.request(&Operation::Fsync(Fsync { handle, flags: FsyncFlags::empty() }), &[]).err()
     }
 
     fn data_sync(&mut self, handle: Handle) -> Option<Errno> {
-        self.ask(&Operation::Fsync(Fsync { handle, flags: FsyncFlags::DATASYNC }), &[]).err()
+        self.request(&Operation::Fsync(Fsync { handle, flags: FsyncFlags::DATASYNC }), &[]).err()
     }
 
     fn flush(&mut self, handle: Handle) -> Option<Errno> {
-        self.ask(&Operation::Flush(Flush { handle, lock_owner: LockOwner(1) }), &[]).err()
+        self.request(&Operation::Flush(Flush { handle, lock_owner: LockOwner(1) }), &[]).err()
     }
 
     fn sync_fs(&mut self) -> Option<Errno> {
-        self.ask(&Operation::SyncFs(SyncFs), &[]).err()
+        self.request(&Operation::SyncFs(SyncFs), &[]).err()
     }
 }
 

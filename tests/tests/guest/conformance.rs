@@ -43,7 +43,7 @@ const RACES: [(&str, &str); 1] = [(
      finds out that it runs, and the program may be gone before it finds out",
 )];
 
-/// Share mounted by `pinhole mount`. Dropping it unmounts it.
+/// Share mounted by `pinhole mount`. `drop` unmounts it.
 struct Mount {
     child: Child,
     work: TempDir,

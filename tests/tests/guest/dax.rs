@@ -156,8 +156,8 @@ fn programs_use_a_window_smaller_than_the_file() {
         file.read_exact_at(&mut written, 5000 * PAGE).unwrap();
         assert_eq!(written, program()[..100 * 4096]);
         assert_eq!(share[4], md5(&big), "{text}");
-        // QEMU cannot map `copy`, whose length is no multiple of a slot. With dax=inode the guest
-        // reads it by READ. With dax=always the guest tries to map it and gets an error.
+        // QEMU cannot map `copy`, whose length is not a multiple of a slot. With dax=inode the
+        // guest reads it by READ. With dax=always the guest tries to map it and gets an error.
         let copied = if *tag == "inode" { md5(&copy) } else { "md5sum: can't read '-': Input/ou".to_owned() };
         assert_eq!(share[6], copied, "{text}");
         assert!(share[5].ends_with(" then 0") && !share[5].starts_with("0 "), "{text}");

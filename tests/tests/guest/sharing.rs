@@ -13,7 +13,7 @@ use pinhole_tests::sharing::{Group, Participants, QUESTIONS, Subject};
 
 /// Asks all questions of some groups that the subject promises, and panics if an answer is not yes.
 /// Returns the counts of each question.
-fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static str, String> {
+fn check_questions(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static str, String> {
     let mut participants = Participants::new(pinhole_program().unwrap(), subject, guests);
     let (mut right, mut wrong) = (BTreeMap::new(), Vec::new());
     for question in QUESTIONS.into_iter().flatten() {
@@ -40,52 +40,52 @@ fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static s
 
 #[test]
 fn strict_guests_and_host_see_changes_at_once() {
-    ask(Subject::Strict, 2, &[Group::Seen]);
+    check_questions(Subject::Strict, 2, &[Group::Seen]);
 }
 
 #[test]
 fn two_strict_guests_and_host_share_names() {
-    ask(Subject::Strict, 2, &[Group::Names]);
+    check_questions(Subject::Strict, 2, &[Group::Names]);
 }
 
 #[test]
 fn four_strict_guests_and_host_share_names() {
-    ask(Subject::Strict, 4, &[Group::Names]);
+    check_questions(Subject::Strict, 4, &[Group::Names]);
 }
 
 #[test]
 fn auto_keeps_close_to_open_between_guests() {
-    ask(Subject::Auto, 2, &[Group::Seen, Group::Names, Group::Programs]);
+    check_questions(Subject::Auto, 2, &[Group::Seen, Group::Names, Group::Programs]);
 }
 
 #[test]
 fn programs_of_two_guests_write_the_same_files() {
-    ask(Subject::Strict, 2, &[Group::Programs]);
+    check_questions(Subject::Strict, 2, &[Group::Programs]);
 }
 
 #[test]
 fn databases_of_two_guests_lose_no_row() {
-    ask(Subject::Strict, 2, &[Group::Databases]);
+    check_questions(Subject::Strict, 2, &[Group::Databases]);
 }
 
 #[test]
 fn write_ahead_log_is_refused_without_shared_mappings() {
-    let answers = ask(Subject::Never, 2, &[Group::Seen, Group::Databases]);
+    let answers = check_questions(Subject::Never, 2, &[Group::Seen, Group::Databases]);
     // The question counts no row of a guest, but each guest's error.
     assert!(answers["sqlite-wal"].starts_with("to each guest refused:"), "{answers:?}");
 }
 
 #[test]
 fn locks_hold_between_two_guests_and_the_host() {
-    ask(Subject::Strict, 2, &[Group::Locks]);
+    check_questions(Subject::Strict, 2, &[Group::Locks]);
 }
 
 #[test]
 fn locks_hold_between_four_guests_and_the_host() {
-    ask(Subject::Strict, 4, &[Group::Locks]);
+    check_questions(Subject::Strict, 4, &[Group::Locks]);
 }
 
 #[test]
 fn locks_hold_where_names_may_be_a_second_old() {
-    ask(Subject::Auto, 2, &[Group::Locks]);
+    check_questions(Subject::Auto, 2, &[Group::Locks]);
 }

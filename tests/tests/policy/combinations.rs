@@ -12,7 +12,7 @@ use pinhole_tests::frontend::{Bench, Frontend, Setup};
 use std::fs;
 
 /// Sends a request and returns the body of its successful reply.
-fn ask(bench: &mut Bench, node: NodeId, operation: &Operation<'_>) -> Vec<u8> {
+fn reply_body(bench: &mut Bench, node: NodeId, operation: &Operation<'_>) -> Vec<u8> {
     bench.guest.request(1, node, operation, &[]).unwrap().success().unwrap().to_vec()
 }
 
@@ -27,15 +27,16 @@ fn attribute_is_set_where_no_other_change_is_allowed() {
     fs::write(bench.host("file"), "").unwrap();
     let name = Name::parse(c"file").unwrap();
     let node = NodeId(
-        u64_at(&ask(&mut bench, NodeId::ROOT, &Operation::Lookup(Lookup { name: name.into() })), 0).unwrap(),
+        u64_at(&reply_body(&mut bench, NodeId::ROOT, &Operation::Lookup(Lookup { name: name.into() })), 0)
+            .unwrap(),
     );
     let name = c"user.a";
     // The flag applies to access control lists, and not to other attributes.
     for acl_kill_sgid in [true, false] {
         let set = SetXattr { name, value: b"value", mode: SetXattrMode::Any, acl_kill_sgid };
-        ask(&mut bench, node, &Operation::SetXattr(set));
+        reply_body(&mut bench, node, &Operation::SetXattr(set));
         let get = Operation::GetXattr(GetXattr { name, size: 100 });
-        assert_eq!(ask(&mut bench, node, &get), b"value");
+        assert_eq!(reply_body(&mut bench, node, &get), b"value");
     }
     bench.is_alive().unwrap();
 }

@@ -213,7 +213,7 @@ fn denied(arguments: &[&str], policy: &Policy) -> usize {
     let held = hold(&mut traced);
     let asked = all(&held);
     traced.wait_until_it_sleeps();
-    let before = traced.settled(0).len();
+    let before = traced.calls_after_settling(0).len();
     let mut refused = 0;
     for PendingRequest { what, node, operation, payload, needs } in &asked {
         let missing = *needs - policy.granted();
@@ -227,7 +227,7 @@ fn denied(arguments: &[&str], policy: &Policy) -> usize {
         refused += 1;
         traced.wait_until_it_sleeps();
     }
-    let calls = traced.settled(before + NOTHING.len() * refused).split_off(before);
+    let calls = traced.calls_after_settling(before + NOTHING.len() * refused).split_off(before);
     assert_eq!(calls, NOTHING.repeat(refused), "the host was asked");
     refused
 }
@@ -264,7 +264,7 @@ fn unsupported_operation_is_refused_if_denied_else_enosys() {
         let mut traced = Traced::new(&[argument], fill);
         let held = hold(&mut traced);
         traced.wait_until_it_sleeps();
-        let before = traced.settled(0).len();
+        let before = traced.calls_after_settling(0).len();
         let asked = of_later(&held);
         for (node, operation, needs) in &asked {
             let message = traced.guest().encode(*node, operation, &[]);
@@ -274,7 +274,7 @@ fn unsupported_operation_is_refused_if_denied_else_enosys() {
             assert_eq!(errno, Some(expected), "{argument} {operation:?}");
             traced.wait_until_it_sleeps();
         }
-        let calls = traced.settled(before + NOTHING.len() * asked.len()).split_off(before);
+        let calls = traced.calls_after_settling(before + NOTHING.len() * asked.len()).split_off(before);
         assert_eq!(calls, NOTHING.repeat(asked.len()), "{argument}");
     }
 }
@@ -290,12 +290,12 @@ fn syncs_of_a_read_only_share_make_no_host_call() {
         (NodeId::ROOT, Operation::SyncFs(SyncFs)),
     ];
     traced.wait_until_it_sleeps();
-    let before = traced.settled(0).len();
+    let before = traced.calls_after_settling(0).len();
     for (node, operation) in &asked {
         assert!(success(&mut traced, *node, operation).is_empty(), "{operation:?}");
         traced.wait_until_it_sleeps();
     }
-    let calls = traced.settled(before + NOTHING.len() * asked.len()).split_off(before);
+    let calls = traced.calls_after_settling(before + NOTHING.len() * asked.len()).split_off(before);
     assert_eq!(calls, NOTHING.repeat(asked.len()));
 }
 
@@ -305,7 +305,7 @@ fn no_ioctl_reaches_the_host_under_any_profile() {
         let mut traced = Traced::new(&[profile], fill);
         let held = hold(&mut traced);
         traced.wait_until_it_sleeps();
-        let before = traced.settled(0).len();
+        let before = traced.calls_after_settling(0).len();
         // FS_IOC_GETFLAGS, FS_IOC_MEASURE_VERITY, FS_IOC_GET_ENCRYPTION_POLICY_EX, FICLONE and an
         // unknown command.
         let commands = [0x8008_6601, 0xc004_6686, 0xc009_6616, 0x4004_9409, 0xdead_beef];
@@ -315,7 +315,7 @@ fn no_ioctl_reaches_the_host_under_any_profile() {
             assert_eq!(reply.error().unwrap(), Some(Errno::ENOTTY), "{command:#x}");
             traced.wait_until_it_sleeps();
         }
-        let calls = traced.settled(before + NOTHING.len() * commands.len()).split_off(before);
+        let calls = traced.calls_after_settling(before + NOTHING.len() * commands.len()).split_off(before);
         assert_eq!(calls, NOTHING.repeat(commands.len()), "{profile}");
     }
 }

@@ -45,7 +45,7 @@ fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
 }
 
 /// Sends a request and returns the body of its reply, or its errno.
-fn ask(
+fn request(
     guest: &mut Frontend,
     node: NodeId,
     operation: &Operation<'_>,
@@ -60,21 +60,22 @@ fn ask(
 
 /// Looks up a name and returns its node.
 fn look_up(guest: &mut Frontend, parent: NodeId, name: &str) -> Result<NodeId, Errno> {
-    let found =
-        with_name(name, |name| ask(guest, parent, &Operation::Lookup(Lookup { name: name.into() }), &[]))?;
+    let found = with_name(name, |name| {
+        request(guest, parent, &Operation::Lookup(Lookup { name: name.into() }), &[])
+    })?;
     Ok(NodeId(u64_at(&found, 0).unwrap()))
 }
 
 /// Opens a file and returns its file handle.
 fn open(guest: &mut Frontend, node: NodeId, flags: u32) -> Result<Handle, Errno> {
     let open = Open { flags: OpenFlags::from_bits_retain(flags), kill_suidgid: false };
-    let opened = ask(guest, node, &Operation::Open(open), &[])?;
+    let opened = request(guest, node, &Operation::Open(open), &[])?;
     Ok(Handle(u64_at(&opened, 0).unwrap()))
 }
 
 /// Opens a directory and returns its file handle.
 fn open_dir(guest: &mut Frontend, node: NodeId) -> Result<Handle, Errno> {
-    let opened = ask(guest, node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() }), &[])?;
+    let opened = request(guest, node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() }), &[])?;
     Ok(Handle(u64_at(&opened, 0).unwrap()))
 }
 
@@ -98,7 +99,7 @@ fn write(
     (offset, flags): (u64, u32),
     bytes: &[u8],
 ) -> Result<u64, Errno> {
-    let written = ask(guest, node, &write_of(handle, offset, bytes.len(), flags), bytes)?;
+    let written = request(guest, node, &write_of(handle, offset, bytes.len(), flags), bytes)?;
     Ok(u64_at(&written, 0).unwrap())
 }
 
@@ -143,15 +144,15 @@ fn handles_past_the_limit_are_enfile_until_one_is_released() {
     let made = with_name("new", |name| {
         let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
         let create = Operation::Create(Create { name, open, mode: 0o644, umask: 0 });
-        ask(&mut bench.guest, NodeId::ROOT, &create, &[])
+        request(&mut bench.guest, NodeId::ROOT, &create, &[])
     });
     assert_eq!(made.err(), Some(Errno::ENFILE));
     assert!(!bench.host("new").exists(), "it was created nevertheless");
     is_served(&mut bench.guest, 2);
-    ask(&mut bench.guest, first.0, &release(second), &[]).unwrap();
+    request(&mut bench.guest, first.0, &release(second), &[]).unwrap();
     open_dir(&mut bench.guest, NodeId::ROOT).unwrap();
     let close = Operation::ReleaseDir(ReleaseDir { handle: directory });
-    ask(&mut bench.guest, NodeId::ROOT, &close, &[]).unwrap();
+    request(&mut bench.guest, NodeId::ROOT, &close, &[]).unwrap();
     open(&mut bench.guest, first.0, 0).unwrap();
 }
 
@@ -168,7 +169,7 @@ fn inodes_past_the_limit_are_enfile_until_one_is_forgotten() {
     assert_eq!(look_up(&mut bench.guest, NodeId::ROOT, "a"), Ok(first));
     let made = with_name("new", |name| {
         let make = Operation::MkDir(MkDir { name, mode: 0o755, umask: 0 });
-        ask(&mut bench.guest, NodeId::ROOT, &make, &[])
+        request(&mut bench.guest, NodeId::ROOT, &make, &[])
     });
     assert_eq!(made.err(), Some(Errno::ENFILE));
     assert!(!bench.host("new").exists(), "it was created nevertheless");
@@ -203,15 +204,15 @@ fn a_file_grows_to_its_limit_and_no_further() {
         };
         Operation::SetAttr(none)
     };
-    assert_eq!(ask(guest, file.0, &resize(8193), &[]).err(), Some(Errno::EFBIG));
-    ask(guest, file.0, &resize(8000), &[]).unwrap();
+    assert_eq!(request(guest, file.0, &resize(8193), &[]).err(), Some(Errno::EFBIG));
+    request(guest, file.0, &resize(8000), &[]).unwrap();
     assert_eq!(write(guest, file, (0, O_APPEND), &[1; 500]), Ok(192));
     let allocate =
         |offset, length, mode| Operation::Fallocate(Fallocate { handle: file.1, offset, length, mode });
     let plain = FallocateMode::empty();
-    assert_eq!(ask(guest, file.0, &allocate(8000, 193, plain), &[]).err(), Some(Errno::EFBIG));
-    assert_eq!(ask(guest, file.0, &allocate(u64::MAX, 2, plain), &[]).err(), Some(Errno::EFBIG));
-    ask(guest, file.0, &allocate(8000, 192, plain), &[]).unwrap();
+    assert_eq!(request(guest, file.0, &allocate(8000, 193, plain), &[]).err(), Some(Errno::EFBIG));
+    assert_eq!(request(guest, file.0, &allocate(u64::MAX, 2, plain), &[]).err(), Some(Errno::EFBIG));
+    request(guest, file.0, &allocate(8000, 192, plain), &[]).unwrap();
     let copy = |to_offset, length| {
         Operation::CopyFileRange(CopyFileRange {
             from: file.1,
@@ -224,8 +225,8 @@ fn a_file_grows_to_its_limit_and_no_further() {
             wide_reply: false,
         })
     };
-    assert_eq!(ask(guest, file.0, &copy(8192, 1), &[]).err(), Some(Errno::EFBIG));
-    let copied = ask(guest, file.0, &copy(8000, 4000), &[]).unwrap();
+    assert_eq!(request(guest, file.0, &copy(8192, 1), &[]).err(), Some(Errno::EFBIG));
+    let copied = request(guest, file.0, &copy(8000, 4000), &[]).unwrap();
     assert_eq!(u64_at(&copied, 0).unwrap(), 192);
     assert_eq!(fs::metadata(bench.host("file")).unwrap().len(), 8192);
 }
@@ -241,7 +242,7 @@ fn a_listing_goes_on_with_the_next_request() {
     let (mut offset, mut seen, mut requests) = (0, BTreeSet::new(), 0);
     loop {
         let list = Operation::ReadDir(ReadDir { handle, offset, size: 4096 });
-        let body = ask(&mut bench.guest, NodeId::ROOT, &list, &[]).unwrap();
+        let body = request(&mut bench.guest, NodeId::ROOT, &list, &[]).unwrap();
         let mut rest = &body[..];
         let mut count = 0;
         while let Some(len) = rest.get(16..20) {
@@ -308,7 +309,7 @@ fn guest_with_too_many_requests_is_slowed_alone() {
     let mut bench = limited("operations-per-second = 50");
     let began = Instant::now();
     for _ in 0..150 {
-        ask(&mut bench.guest, NodeId::ROOT, &get_attr, &[]).unwrap();
+        request(&mut bench.guest, NodeId::ROOT, &get_attr, &[]).unwrap();
     }
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1900), "{took:?}");
@@ -347,7 +348,7 @@ fn a_queue_that_is_slowed_stops_as_promptly_as_any() {
     let (node, handle) = opened(&mut bench, "file");
     // At the limit this takes eighteen hours.
     let operation = write_of(handle, 0, PIECE.len(), 0);
-    ask(&mut bench.guest, node, &operation, &PIECE).unwrap();
+    request(&mut bench.guest, node, &operation, &PIECE).unwrap();
     let sent = submit(&mut bench.guest, 1, node, &operation, &PIECE);
     std::thread::park_timeout(Duration::from_millis(50));
     is_served(&mut bench.guest, 2);

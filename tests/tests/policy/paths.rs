@@ -48,7 +48,7 @@ impl Ruled {
         Self(bench)
     }
 
-    fn ask(&mut self, node: NodeId, operation: &Operation<'_>, payload: &[u8]) -> Result<Vec<u8>, Errno> {
+    fn request(&mut self, node: NodeId, operation: &Operation<'_>, payload: &[u8]) -> Result<Vec<u8>, Errno> {
         let reply = self.0.guest.request(1, node, operation, payload).unwrap();
         match reply.error().unwrap() {
             Some(errno) => Err(errno),
@@ -60,7 +60,7 @@ impl Ruled {
     fn find(&mut self, path: &str) -> Result<NodeId, Errno> {
         path.split('/').try_fold(NodeId::ROOT, |node, name| {
             let found = with_name(name, |name| {
-                self.ask(node, &Operation::Lookup(Lookup { name: name.into() }), &[])
+                self.request(node, &Operation::Lookup(Lookup { name: name.into() }), &[])
             })?;
             Ok(NodeId(u64_at(&found, 0).unwrap()))
         })
@@ -77,7 +77,7 @@ impl Ruled {
     /// Sends an operation on a name and returns its errno. `None` for success.
     fn at(&mut self, path: &str, operation: impl FnOnce(Name<'_>) -> Operation<'_>) -> Option<Errno> {
         let (directory, name) = self.place(path);
-        with_name(name, |name| self.ask(directory, &operation(name), &[])).err()
+        with_name(name, |name| self.request(directory, &operation(name), &[])).err()
     }
 
     fn mkdir(&mut self, path: &str) -> Option<Errno> {
@@ -101,7 +101,7 @@ impl Ruled {
         let ((old, name), (new_directory, new_name)) = (self.place(from), self.place(to));
         with_name(name, |name| {
             with_name(new_name, |new_name| {
-                self.ask(old, &Operation::Rename(Rename { name, new_directory, new_name, flags }), &[])
+                self.request(old, &Operation::Rename(Rename { name, new_directory, new_name, flags }), &[])
             })
         })
         .err()
@@ -113,24 +113,24 @@ impl Ruled {
 
     fn open(&mut self, node: NodeId, flags: u32) -> Result<Handle, Errno> {
         let open = Open { flags: OpenFlags::from_bits_retain(flags), kill_suidgid: false };
-        let opened = self.ask(node, &Operation::Open(open), &[])?;
+        let opened = self.request(node, &Operation::Open(open), &[])?;
         Ok(Handle(u64_at(&opened, 0).unwrap()))
     }
 
     fn write(&mut self, node: NodeId, handle: Handle) -> Option<Errno> {
         let (write_flags, flags) = (WriteFlags::empty(), OpenFlags::empty());
         let write = Write { handle, offset: 0, size: 1, write_flags, lock_owner: None, flags };
-        self.ask(node, &Operation::Write(write), b"x").err()
+        self.request(node, &Operation::Write(write), b"x").err()
     }
 
     /// Returns the names of a directory and their nodes, by READDIR (0 each) or READDIRPLUS.
     fn list(&mut self, path: &str, plus: bool) -> BTreeMap<String, u64> {
         let node = if path.is_empty() { NodeId::ROOT } else { self.find(path).unwrap() };
         let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
-        let handle = Handle(u64_at(&self.ask(node, &open, &[]).unwrap(), 0).unwrap());
+        let handle = Handle(u64_at(&self.request(node, &open, &[]).unwrap(), 0).unwrap());
         let list = ReadDir { handle, offset: 0, size: 4096 };
         let list = if plus { Operation::ReadDirPlus(ReadDirPlus { list }) } else { Operation::ReadDir(list) };
-        let (body, entry) = (self.ask(node, &list, &[]).unwrap(), if plus { 128 } else { 0 });
+        let (body, entry) = (self.request(node, &list, &[]).unwrap(), if plus { 128 } else { 0 });
         let (mut rest, mut names) = (&body[..], BTreeMap::new());
         while let Some(len) = rest.get(entry + 16..entry + 20) {
             let len = usize::try_from(u32::from_le_bytes(len.try_into().unwrap())).unwrap();
@@ -296,7 +296,7 @@ fn unnamed_file_is_not_linked_where_more_is_allowed() {
     let mut share = Ruled::new(&rule("/one/*", few));
     let open = Open { flags: OpenFlags::from_bits_retain(O_RDWR), kill_suidgid: false };
     let one = share.find("one").unwrap();
-    let made = share.ask(one, &Operation::TmpFile(TmpFile { open, mode: 0o644, umask: 0 }), &[]).unwrap();
+    let made = share.request(one, &Operation::TmpFile(TmpFile { open, mode: 0o644, umask: 0 }), &[]).unwrap();
     let file = NodeId(u64_at(&made, 0).unwrap());
     assert_eq!(share.link(file, "two/new"), Some(Errno::EXDEV));
     assert_eq!(share.link(file, "one/new"), None);
@@ -323,7 +323,7 @@ fn without_stat_getattr_of_a_node_is_refused() {
     let mut share = Ruled::new(&rule("/one/file", r#"["lookup", "read"]"#));
     let file = share.find("one/file").unwrap();
     let get_attr = Operation::GetAttr(GetAttr { handle: None });
-    assert_eq!(share.ask(file, &get_attr, &[]).err(), Some(Errno::EPERM));
+    assert_eq!(share.request(file, &get_attr, &[]).err(), Some(Errno::EPERM));
 }
 
 /// Programs of a guest, with a directory whose files cannot be linked elsewhere, a read-only
@@ -430,15 +430,15 @@ fn names_among_many_hidden_ones_are_listed_in_bounded_steps() {
     for plus in [false, true] {
         let two = share.find("two").unwrap();
         let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
-        let handle = Handle(u64_at(&share.ask(two, &open, &[]).unwrap(), 0).unwrap());
+        let handle = Handle(u64_at(&share.request(two, &open, &[]).unwrap(), 0).unwrap());
         let (mut names, mut dots, mut offset) = (Vec::new(), 0, 0);
         loop {
             let list = ReadDir { handle, offset, size: 4096 };
             let list =
                 if plus { Operation::ReadDirPlus(ReadDirPlus { list }) } else { Operation::ReadDir(list) };
-            let body = share.ask(two, &list, &[]).unwrap();
+            let body = share.request(two, &list, &[]).unwrap();
             // The queue serves other requests in between.
-            share.ask(two, &Operation::GetAttr(GetAttr { handle: None }), &[]).unwrap();
+            share.request(two, &Operation::GetAttr(GetAttr { handle: None }), &[]).unwrap();
             let (mut rest, entry) = (&body[..], if plus { 128 } else { 0 });
             while let Some(len) = rest.get(entry + 16..entry + 20) {
                 let len = usize::try_from(u32::from_le_bytes(len.try_into().unwrap())).unwrap();

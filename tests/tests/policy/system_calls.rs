@@ -35,12 +35,12 @@ fn costs(traced: &mut Traced, what: &str, frame: &Frame, len: usize, expected: &
         traced.wait_until_it_sleeps();
         body(traced, frame, len);
     }
-    let before = traced.settled(0).len();
+    let before = traced.calls_after_settling(0).len();
     for _ in 0..ROUNDS {
         traced.wait_until_it_sleeps();
         body(traced, frame, len);
     }
-    let calls = traced.settled(before + ROUNDS * expected.len()).split_off(before);
+    let calls = traced.calls_after_settling(before + ROUNDS * expected.len()).split_off(before);
     let all: Vec<&str> = std::iter::repeat_n(expected, ROUNDS).flatten().copied().collect();
     assert_eq!(calls, all, "{what}");
 }
@@ -85,14 +85,14 @@ fn alternating_creates_and_writes_cost_no_capset() {
         }
     };
     pair(&mut traced);
-    let before = traced.settled(0).len();
+    let before = traced.calls_after_settling(0).len();
     for _ in 0..ROUNDS {
         pair(&mut traced);
     }
     let make = ["setresgid", "setresuid", "openat2", "setresuid", "setresgid", "statx", "name_to_handle_at"];
     let expected: Vec<&str> =
         [&["epoll_wait"][..], &make, &["write", "epoll_wait", "pwritev2", "write"]].concat();
-    let calls = traced.settled(before + ROUNDS * expected.len()).split_off(before);
+    let calls = traced.calls_after_settling(before + ROUNDS * expected.len()).split_off(before);
     let all: Vec<&str> = std::iter::repeat_n(&expected, ROUNDS).flatten().copied().collect();
     assert_eq!(calls, all);
 }

@@ -1,4 +1,4 @@
-//! A daemon with all of its threads under strace, and a guest at the wire.
+//! A daemon with all of its threads under strace, and a test client that sends FUSE requests.
 
 use pinhole_tests::child::wait_for_exit;
 use pinhole_tests::daemon::pinhole_program;
@@ -80,8 +80,8 @@ impl Traced {
         guest.raw(1, message, OUT_HEADER_LEN + len).unwrap()
     }
 
-    /// Waits until the queue thread has asked to be kicked, and sleeps. Under strace it is so slow
-    /// that it could find the next request before.
+    /// Waits until the queue thread sleeps and wants a kick for the next request. Under strace the
+    /// thread is slow: without this wait, it could find the next request before it sleeps.
     pub(crate) fn wait_until_it_sleeps(&mut self) {
         let trace = self.work.path().join("trace");
         let guest = self.guest.as_mut().expect("connected");
@@ -101,8 +101,9 @@ impl Traced {
         whole.lines().filter_map(call_of).collect()
     }
 
-    /// Waits until there are no more calls.
-    pub(crate) fn settled(&self, least: usize) -> Vec<String> {
+    /// Waits until the trace has at least `least` calls and no further call appears. Returns the
+    /// names of all calls.
+    pub(crate) fn calls_after_settling(&self, least: usize) -> Vec<String> {
         let began = Instant::now();
         let mut before = self.calls();
         loop {
@@ -127,7 +128,7 @@ fn is_asleep(trace: &str) -> bool {
     last.contains(" epoll_") && !last.contains(" = ")
 }
 
-/// Returns the name of a call that a line shows the end of.
+/// Returns the name of the call whose end a line shows, or `None` if the line shows no end.
 fn call_of(line: &str) -> Option<String> {
     // A thread that has waited for work for some time makes a call that belongs to no request.
     if line.ends_with("<unfinished ...>") || (line.contains("futex") && line.contains("ETIMEDOUT")) {

@@ -70,7 +70,7 @@ impl Scope {
 #[derive(Default)]
 struct ScopeReader {
     scope: Scope,
-    /// Depth of nested blocks. An item in a block is no item of the module.
+    /// Depth of nested blocks. An item in a block is not an item of the module.
     blocks: usize,
 }
 

@@ -30,13 +30,14 @@ pub(crate) struct Source {
 pub(super) struct Rust {
     /// Whether `#![cfg(test)]` says that only tests compile the file.
     pub(super) is_test: bool,
-    /// Content of the module without its tests. The content of the file of a suite is complete.
+    /// Content of the module without its unit tests. For the file of a test suite, all of its
+    /// content.
     pub(super) scope: Scope,
     /// `Type::item` for each item in a block of the type, tests included.
     pub(super) items: BTreeSet<String>,
     /// Functions of product code.
     pub(super) functions: Vec<Function>,
-    /// Number of lines with code that is no test.
+    /// Number of lines of code that is not part of a test.
     product_lines: usize,
     /// Lines with the keyword `unsafe`.
     pub(super) unsafe_lines: Vec<usize>,

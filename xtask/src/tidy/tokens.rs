@@ -143,7 +143,7 @@ fn is_test_predicate(tokens: &[TokenTree]) -> bool {
     }
 }
 
-/// Returns the numbers of the lines that hold code. Comments are no code.
+/// Returns the numbers of the lines that have code. A comment is not code.
 pub(super) fn code_lines(tokens: &TokenStream) -> BTreeSet<usize> {
     let mut lines = BTreeSet::new();
     add_lines(tokens, &mut lines);

@@ -28,7 +28,7 @@ impl Passthrough {
     }
 
     /// Reads the attributes by the guest's handle if it is an open file of this node, else by the
-    /// node. The handle of a directory, or an invented handle, is no error.
+    /// node. The handle of a directory, or an invented handle, is not an error.
     fn stat_either(&self, node: &NodeRef, handle: Option<Handle>) -> Answer<Stat> {
         let stat = match self.open_file(node, handle) {
             Some(file) => resolve::stat(file.as_fd()),

@@ -52,7 +52,7 @@ pub enum MountError {
     Fusermount { path: PathBuf, text: String },
 }
 
-/// A mount. Dropping it unmounts.
+/// A mount. `drop` unmounts.
 #[derive(Debug)]
 pub struct Mounted {
     device: Arc<OwnedFd>,

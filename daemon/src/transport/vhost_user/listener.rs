@@ -21,7 +21,7 @@ pub enum ListenAt {
     Descriptor(RawFd),
 }
 
-/// A socket that listens. Dropping it removes the name that was made for it.
+/// A socket that listens. `drop` removes the name that was made for it.
 #[derive(Debug)]
 pub struct SocketListener {
     socket: UnixListener,

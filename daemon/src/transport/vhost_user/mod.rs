@@ -57,7 +57,7 @@ pub enum ServeError {
     /// The descriptor could not be taken.
     #[error("--fd {number}: {source}; pass a listening Unix stream socket as this descriptor")]
     Descriptor { number: i32, source: io::Error },
-    /// The descriptor is no listening Unix stream socket.
+    /// The descriptor is not a listening Unix stream socket.
     #[error("--fd {number} is not a listening Unix stream socket: pass one as this descriptor")]
     NotListening { number: i32 },
     /// Waiting for a connection failed.

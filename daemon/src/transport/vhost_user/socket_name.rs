@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 /// The longest name in bytes with which `/proc/self/fd/N/NAME` fits into a socket address (107).
 const NAME_LEN_MAX: usize = 80;
 
-/// The name of a socket that this process made. Dropping it removes the name.
+/// The name of a socket that this process made. `drop` removes the name.
 #[derive(Debug, Default)]
 pub struct SocketName(Option<Made>);
 
@@ -207,7 +207,7 @@ impl SocketPlace {
     }
 }
 
-/// A folder that no other user can enter, beside a socket's name. Dropping it removes it with its
+/// A folder that no other user can enter, beside a socket's name. `drop` removes it with its
 /// contents.
 struct PrivateFolder<'p> {
     place: &'p SocketPlace,

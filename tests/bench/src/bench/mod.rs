@@ -278,7 +278,7 @@ fn measure_each(
     (turn, samples): (usize, &mut Samples),
 ) -> Outcome {
     for contestant in contestants {
-        progress.tell(contestant);
+        progress.show(contestant);
         samples.add(contestant, turn, part(contestant, run_folder, progress)?);
         progress.step();
     }

@@ -27,7 +27,7 @@ impl Progress {
     }
 
     /// Shows the current action.
-    pub(crate) fn tell(&self, what: impl Display) {
+    pub(crate) fn show(&self, what: impl Display) {
         self.bar.set_message(what.to_string());
     }
 

@@ -192,7 +192,7 @@ impl BenchReport {
     /// Returns the page beside the charts.
     pub(crate) fn page(&self) -> String {
         let head = format!(
-            "# Benchmark, {}\n\nHow fast is pinhole beside virtiofsd and beside bare host calls (*native*)?\n`cargo xtask \
+            "# Benchmark, {}\n\nHow fast is pinhole, compared with virtiofsd and with bare host calls (*native*)?\n`cargo xtask \
              bench --chart docs/measured/bench` writes this page.\n\n- host: {}\n- programs: {}\n- {}\n\nThe contestants took \
              turns in one run. A ratio is the figure of pinhole divided by that of the\nother contestant in the same turn. \
              The tables show the median of the ratios; *spread* is the smallest\nand the largest. Each row uses the \

@@ -113,7 +113,7 @@ impl Wire {
             }
         }
         for (number, step) in self.steps.iter().enumerate() {
-            progress.tell(format!("{}, depth {}", step.row, step.depth));
+            progress.show(format!("{}, depth {}", step.row, step.depth));
             // The first contestant finds colder caches, so a different one is first in each step
             // and turn.
             let first = (number + turn) % players.len().max(1);

@@ -58,7 +58,7 @@ pub(crate) fn main(arguments: &CoherenceArguments, load: &str) -> Outcome {
     for subject in Subject::ALL {
         let participants = Participants::new(&program, subject, usize::from(arguments.guests));
         let mut participants = participants.databases_for(DATABASES_SECONDS);
-        ask(subject, &mut participants, &mut rows)?;
+        answer_questions(subject, &mut participants, &mut rows)?;
     }
     say(format!("\n{}", page::table(&rows).plain()));
     if arguments.write {
@@ -69,7 +69,7 @@ pub(crate) fn main(arguments: &CoherenceArguments, load: &str) -> Outcome {
 }
 
 /// Asks one subject all questions, and adds its answers to `rows`.
-fn ask(subject: Subject, participants: &mut Participants, rows: &mut [QuestionRow]) -> Outcome {
+fn answer_questions(subject: Subject, participants: &mut Participants, rows: &mut [QuestionRow]) -> Outcome {
     say(format!("\n== {subject}"));
     for row in rows {
         let answer = match row.question.ask(participants) {

@@ -21,7 +21,7 @@ pub(crate) enum LoadError {
     #[error("guest memory: {0}")]
     Memory(String),
     /// A reply has the wrong errno or length.
-    #[error("errno {errno} with {len} bytes where {expected:?} is right")]
+    #[error("the reply has errno {errno} and {len} bytes, expected {expected:?}")]
     Reply {
         /// Errno of the reply; 0 is success.
         errno: i32,

@@ -157,11 +157,11 @@ fn changes_are_synced_before_a_mount_is_closed() {
     guest.wait_until_idle(0);
     assert_eq!(syncs(), 0);
     let name = Name::parse(c"made").unwrap();
-    guest.ask(disk, &Operation::MkDir(MkDir { name, mode: 0o755, umask: 0 })).unwrap();
+    guest.request(disk, &Operation::MkDir(MkDir { name, mode: 0o755, umask: 0 })).unwrap();
     guest.wait_until_idle(0);
     assert_eq!(syncs(), 1);
     // The mount was synced when it was closed. So SYNCFS makes one call, for the share itself.
-    guest.ask(NodeId::ROOT, &Operation::SyncFs(SyncFs)).unwrap();
+    guest.request(NodeId::ROOT, &Operation::SyncFs(SyncFs)).unwrap();
     assert_eq!(syncs(), 2);
     rustix::process::kill_process(rustix::process::Pid::from_child(&strace), rustix::process::Signal::TERM)
         .unwrap();
@@ -180,16 +180,16 @@ fn error_of_an_idle_mount_fails_the_next_syncfs() {
     let data = guest.look_up("disk/data");
     disk.refuse("data", BLOCKS).unwrap();
     let open = Open { flags: OpenFlags::from_bits_retain(1), kill_suidgid: false };
-    let handle = decode_open(&guest.ask(data, &Operation::Open(open)).unwrap()).unwrap().handle;
+    let handle = decode_open(&guest.request(data, &Operation::Open(open)).unwrap()).unwrap().handle;
     let (flags, write_flags) = (OpenFlags::empty(), WriteFlags::empty());
     let write = Write { handle, offset: 0, size: 4096, write_flags, lock_owner: None, flags };
     guest.wire.request(1, data, &Operation::Write(write), &[7; 4096]).unwrap().success().unwrap();
     guest.release(data, handle);
     // The daemon syncs the mount before it closes it. The write-back fails.
     guest.wait_until_idle(0);
-    let said = errno(guest.ask(NodeId::ROOT, &Operation::SyncFs(SyncFs)));
+    let said = errno(guest.request(NodeId::ROOT, &Operation::SyncFs(SyncFs)));
     assert!(matches!(said, Some(5 | 28)), "{said:?} is neither EIO nor ENOSPC");
-    guest.ask(NodeId::ROOT, &Operation::SyncFs(SyncFs)).unwrap();
+    guest.request(NodeId::ROOT, &Operation::SyncFs(SyncFs)).unwrap();
     disk.repair().unwrap();
     share.unmount_when_idle("disk");
 }

@@ -142,7 +142,7 @@ impl Guest {
         }
     }
 
-    pub(crate) fn ask(&mut self, node: NodeId, operation: &Operation<'_>) -> io::Result<Vec<u8>> {
+    pub(crate) fn request(&mut self, node: NodeId, operation: &Operation<'_>) -> io::Result<Vec<u8>> {
         let reply = self.wire.request(1, node, operation, &[])?;
         match reply.error()? {
             Some(errno) => Err(io::Error::from_raw_os_error(errno.raw())),
@@ -153,7 +153,7 @@ impl Guest {
     pub(crate) fn look_up_in(&mut self, node: NodeId, name: &str) -> io::Result<Entry> {
         let name = CString::new(name).unwrap();
         let name = Name::parse(&name).unwrap();
-        self.ask(node, &Operation::Lookup(Lookup { name: name.into() }))
+        self.request(node, &Operation::Lookup(Lookup { name: name.into() }))
             .map(|body| decode_entry(&body).unwrap().0)
     }
 
@@ -172,19 +172,19 @@ impl Guest {
     }
 
     pub(crate) fn attributes(&mut self, node: NodeId) -> io::Result<Attr> {
-        self.ask(node, &Operation::GetAttr(GetAttr { handle: None }))
+        self.request(node, &Operation::GetAttr(GetAttr { handle: None }))
             .map(|body| decode_attr(&body).unwrap().0)
     }
 
     pub(crate) fn open(&mut self, node: NodeId) -> io::Result<Handle> {
         let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
-        self.ask(node, &Operation::Open(open)).map(|body| decode_open(&body).unwrap().handle)
+        self.request(node, &Operation::Open(open)).map(|body| decode_open(&body).unwrap().handle)
     }
 
     pub(crate) fn release(&mut self, node: NodeId, handle: Handle) {
         let (flags, lock_owner) = (OpenFlags::empty(), LockOwner(0));
         let release = Release { handle, flags, flush: false, flock_unlock: false, lock_owner };
-        self.ask(node, &Operation::Release(release)).unwrap();
+        self.request(node, &Operation::Release(release)).unwrap();
     }
 
     /// Returns the content of a file.
@@ -192,7 +192,7 @@ impl Guest {
         let handle = self.open(node)?;
         let flags = OpenFlags::empty();
         let read = Read { handle, offset: 0, size: 4096, lock_owner: None, flags };
-        let bytes = self.ask(node, &Operation::Read(read));
+        let bytes = self.request(node, &Operation::Read(read));
         self.release(node, handle);
         bytes.map(|bytes| String::from_utf8(bytes).unwrap())
     }
@@ -200,10 +200,10 @@ impl Guest {
     /// Returns the names in a directory with their inode numbers, sorted, without "." and "..".
     /// Uses READDIRPLUS if `plus` is set.
     pub(crate) fn list(&mut self, node: NodeId, plus: bool) -> Vec<(String, u64)> {
-        let opened = self.ask(node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() })).unwrap();
+        let opened = self.request(node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() })).unwrap();
         let list = ReadDir { handle: decode_open(&opened).unwrap().handle, offset: 0, size: 4096 };
         let list = if plus { Operation::ReadDirPlus(ReadDirPlus { list }) } else { Operation::ReadDir(list) };
-        let body = self.ask(node, &list).unwrap();
+        let body = self.request(node, &list).unwrap();
         // `struct fuse_dirent`, after a `struct fuse_entry_out` if the listing has attributes.
         let before = if plus { 128 } else { 0 };
         let mut names = Vec::new();

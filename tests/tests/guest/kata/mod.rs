@@ -122,7 +122,7 @@ impl Runtime {
     }
 }
 
-/// Daemon that a runtime has started. Dropping it kills it, as the Go runtime does.
+/// Daemon that a runtime has started. `drop` kills it, as the Go runtime does.
 struct Started {
     child: Child,
     work: TempDir,
@@ -201,7 +201,7 @@ fn remove_container(sandbox: &Sandbox, name: &str) {
 }
 
 /// Tells the guest to take its next step.
-fn tell(sandbox: &Sandbox, step: &str) {
+fn start_step(sandbox: &Sandbox, step: &str) {
     fs::write(sandbox.path("mounts").join(step), "").unwrap();
 }
 
@@ -216,7 +216,7 @@ fn assert_sandbox_works(runtime: Runtime) {
     let mut guest = Guest::qemu().module("overlay").attach(share).start(SCRIPT).unwrap();
     wait_for(&mut guest, "sandbox ready", &daemon);
     add_container(&sandbox, "c1");
-    tell(&sandbox, "c1-start");
+    start_step(&sandbox, "c1-start");
     wait_for(&mut guest, "c1 runs", &daemon);
     let in_volume = |name: &str| fs::read_to_string(sandbox.path("volumes").join(name)).unwrap();
     assert_eq!(in_volume("c1/from-guest"), "of c1\n");
@@ -225,15 +225,15 @@ fn assert_sandbox_works(runtime: Runtime) {
     assert_eq!(in_snapshot("layer"), "top layer\n");
     assert_eq!(in_snapshot("removed"), "in the base layer\n");
     add_container(&sandbox, "c2");
-    tell(&sandbox, "c2-start");
+    start_step(&sandbox, "c2-start");
     wait_for(&mut guest, "c1 ended", &daemon);
     let device = fs::metadata(sandbox.snapshot("c1")).unwrap().dev();
     remove_container(&sandbox, "c1");
-    tell(&sandbox, "c1-gone");
+    start_step(&sandbox, "c1-gone");
     wait_for(&mut guest, "c2 runs", &daemon);
     eventually("the daemon keeps files of a container that is gone", || daemon.descriptors_on(device) == 0);
     assert_eq!(in_volume("c2/from-guest"), "of c2\n");
-    tell(&sandbox, "over");
+    start_step(&sandbox, "over");
     let finished = guest.wait().unwrap();
     let text = finished.text();
     assert_eq!(finished.exit_code, 0, "{text}\n{}", daemon.stderr());

@@ -1,7 +1,7 @@
 //! What does a change of the guest's memory wait for? QEMU makes such a change for each DAX
 //! mapping, and its main loop waits for the reply.
 
-use super::{File, HALF, LONG, Lane, MANY, Scene, ask, copy, fsync};
+use super::{File, HALF, LONG, Lane, MANY, Scene, copy, fsync, reply_body};
 use pinhole_tests::frontend::eventually;
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{FALLOCATE, RELEASE};
@@ -59,7 +59,7 @@ fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
         let data = fs::metadata(scene.host(&name)).unwrap();
         assert_eq!((data.len(), data.blocks() * 512), (LONG, LONG));
         fs::remove_file(scene.host(&name)).unwrap();
-        ask(&mut scene.guest, Frame::new(RELEASE, file.0).u64(file.1).u32(0).u32(0).u64(0), 0);
+        reply_body(&mut scene.guest, Frame::new(RELEASE, file.0).u64(file.1).u32(0).u32(0).u64(0), 0);
     }
     assert!(went_on > 0, "each change of memory waited for the reservation");
 }
@@ -70,7 +70,7 @@ fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
 fn interrupted_hole_is_finished_before_its_queue_stops() {
     let mut scene = Scene::in_memory(&["--thread-pool-size=1"]);
     let file = scene.create("file");
-    ask(&mut scene.guest, fallocate(file, LONG, 0), 0);
+    reply_body(&mut scene.guest, fallocate(file, LONG, 0), 0);
     let whole = scene.blocks("file");
     let (from, to) = (scene.create("from"), scene.create("to"));
     fs::write(scene.host("from"), vec![7; 64 << 20]).unwrap();

@@ -189,15 +189,15 @@ impl Scene {
         self.folder.path().join("share").join(name)
     }
 
-    /// Sends a request on the last queue, as the function [`ask`] does.
-    fn ask(&mut self, frame: Frame, room: usize) -> Vec<u8> {
-        ask(&mut self.guest, frame, room)
+    /// Sends a request on the last queue, as the function [`reply_body`] does.
+    fn reply_body(&mut self, frame: Frame, room: usize) -> Vec<u8> {
+        reply_body(&mut self.guest, frame, room)
     }
 
     /// Creates and opens a file.
     fn create(&mut self, name: &str) -> File {
         let create = Frame::new(CREATE, ROOT).u32(O_RDWR).u32(0o100_644).u32(0).u32(0).name(name);
-        let made = self.ask(create, ENTRY_LEN + 16);
+        let made = self.reply_body(create, ENTRY_LEN + 16);
         (u64_at(&made, 0).unwrap(), u64_at(&made, ENTRY_LEN).unwrap())
     }
 
@@ -215,7 +215,7 @@ fn connect(daemon: &Serving) -> Frontend {
 }
 
 /// Sends a request on the last queue, which no test stops, and returns the body of the reply.
-fn ask(guest: &mut Frontend, frame: Frame, room: usize) -> Vec<u8> {
+fn reply_body(guest: &mut Frontend, frame: Frame, room: usize) -> Vec<u8> {
     let reply = guest.raw(QUEUES - 1, &frame.message(), OUT_HEADER_LEN + room).unwrap();
     reply.success().unwrap().to_vec()
 }
@@ -454,7 +454,7 @@ fn older_request_is_finished_after_a_later_reply() {
 fn requests_waiting_for_leases_return_to_ring_or_estale() {
     let mut scene = Scene::within(&std::env::temp_dir(), &[]);
     fs::write(scene.host("leased"), "content").unwrap();
-    let node = u64_at(&scene.ask(Frame::new(LOOKUP, ROOT).name("leased"), ENTRY_LEN), 0).unwrap();
+    let node = u64_at(&scene.reply_body(Frame::new(LOOKUP, ROOT).name("leased"), ENTRY_LEN), 0).unwrap();
     let lease = Leases::take(LeaseKind::Write, [scene.host("leased").as_path()]).unwrap();
     let open = Frame::new(OPEN_FILE, node).u32(O_RDONLY).u32(0);
     let mut lane = Lane::new(1);
@@ -476,7 +476,7 @@ fn pause_puts_the_last_lock_waits_back() {
     let mut scene = Scene::within(&std::env::temp_dir(), &[]);
     let file = scene.create("file");
     let set = |opcode, owner, kind| Lock::posix(kind, owner, 0, 9).frame(opcode, file);
-    scene.ask(set(SETLK, 1, locks::WRITE), 0);
+    scene.reply_body(set(SETLK, 1, locks::WRITE), 0);
     let mut lane = Lane::new(1);
     lane.offer(&mut scene.guest, getattr(ROOT), ATTR_LEN);
     for owner in 2..=4 {
@@ -489,7 +489,7 @@ fn pause_puts_the_last_lock_waits_back() {
         assert_eq!(base, 1);
         lane.resume(&mut scene.guest, base);
     }
-    scene.ask(set(SETLK, 1, locks::UNLOCK), 0);
+    scene.reply_body(set(SETLK, 1, locks::UNLOCK), 0);
     assert_eq!(lane.finish(&mut scene.guest), [0; 4]);
 }
 
@@ -505,13 +505,13 @@ fn init_does_not_wait_for_a_long_reservation() {
         lane.offer(&mut scene.guest, fallocate(file, LONG / 2), 0);
         lane.kick(&mut scene.guest);
         eventually("the reservation has begun", || scene.blocks(&name) > 0);
-        scene.ask(init.clone(), 64);
+        scene.reply_body(init.clone(), 64);
         ended.extend(lane.finish(&mut scene.guest));
         fs::remove_file(scene.host(&name)).unwrap();
     }
     // One may have ended just before.
     assert!(ended.contains(&EINTR), "{ended:?}");
-    scene.ask(getattr(ROOT), ATTR_LEN);
+    scene.reply_body(getattr(ROOT), ATTR_LEN);
 }
 
 /// Starts the scenario on two queues and waits until one request has begun.
@@ -562,6 +562,6 @@ fn next_guest_does_not_wait_for_old_requests() {
     let mut guest = connect(&daemon);
     println!("served again after {:?}", began.elapsed());
     assert!(began.elapsed() < STOP_LIMIT, "{:?}", began.elapsed());
-    ask(&mut guest, getattr(ROOT), ATTR_LEN);
+    reply_body(&mut guest, getattr(ROOT), ATTR_LEN);
     drop(folder);
 }

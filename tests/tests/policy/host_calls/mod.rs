@@ -118,14 +118,14 @@ impl Writer {
         let mut frontend = Frontend::connect(socket).unwrap();
         frontend.init().unwrap();
         let mut writer = Self { frontend, node: 1, handle: 0 };
-        let found = writer.ask(&Frame::new(LOOKUP, 1).name("file"), 128);
+        let found = writer.reply_body(&Frame::new(LOOKUP, 1).name("file"), 128);
         writer.node = u64_at(&found, 0).unwrap();
-        let opened = writer.ask(&Frame::new(OPEN_FILE, writer.node).u32(O_RDWR).u32(0), 16);
+        let opened = writer.reply_body(&Frame::new(OPEN_FILE, writer.node).u32(O_RDWR).u32(0), 16);
         writer.handle = u64_at(&opened, 0).unwrap();
         writer
     }
 
-    fn ask(&mut self, frame: &Frame, len: usize) -> Vec<u8> {
+    fn reply_body(&mut self, frame: &Frame, len: usize) -> Vec<u8> {
         let reply = self.frontend.raw(1, &frame.clone().message(), OUT_HEADER_LEN + len).unwrap();
         reply.success().unwrap().to_vec()
     }
@@ -207,21 +207,21 @@ fn do_the_rest(writer: &mut Writer) {
     };
     writer.frontend.connection().add_mem_region(&region).unwrap();
     let direct = Frame::new(OPEN_FILE, writer.node).u32(O_RDWR | O_DIRECT).u32(0);
-    let handle = u64_at(&writer.ask(&direct, 16), 0).unwrap();
+    let handle = u64_at(&writer.reply_body(&direct, 16), 0).unwrap();
     let write = Frame::new(WRITE, writer.node).u64(handle).u64(0).u32(4096).u32(0);
     let write = write.u64(0).u32(O_RDWR | O_DIRECT).u32(0).bytes(&[1; 4096]);
     // Behind its header the payload is not aligned to a block.
     assert_eq!(writer.errno(&write), EINVAL);
     let reserve = Frame::new(FALLOCATE, writer.node).u64(writer.handle).u64(0).u64(40 << 20).u32(0).u32(0);
-    writer.ask(&reserve, 0);
+    writer.reply_body(&reserve, 0);
     // The thread gives up the right to keep set-user-id for a user, but not for root.
-    writer.ask(&reserve.caller(1000, 1000), 0);
+    writer.reply_body(&reserve.caller(1000, 1000), 0);
     // FATTR_SIZE and FATTR_MTIME of `fuse_setattr_in`, without a file handle: the pool truncates
     // large files.
     let cut = Frame::new(SETATTR, writer.node).u32(8 | 32).u32(0).u64(0).u64(4096).u64(0).u64(0).u64(0);
-    writer.ask(&cut.u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0), 104);
+    writer.reply_body(&cut.u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0), 104);
     let mkdir = Frame::new(MKDIR, 1).u32(0o755).u32(0).name("of-two-groups");
-    writer.ask(&mkdir.groups(&[1000, 1001]).caller(1000, 1000), 128);
+    writer.reply_body(&mkdir.groups(&[1000, 1001]).caller(1000, 1000), 128);
 }
 
 /// Runs a daemon with all of its options, one after another.
@@ -232,7 +232,7 @@ fn every_allowed_call_is_used_and_no_other() {
     let run = Run::new(&all);
     run.play();
     let mut writer = Writer::new(run.daemon.socket());
-    writer.ask(&writer.fsync(), 0);
+    writer.reply_body(&writer.fsync(), 0);
     interrupt(&run);
     do_the_rest(&mut writer);
     pass_the_limit_on_files(&run, &mut writer);
@@ -248,7 +248,7 @@ fn every_allowed_call_is_used_and_no_other() {
     let run = Run::new(&[&slow]);
     let mut writer = Writer::new(run.daemon.socket());
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| (0..60).for_each(|_| drop(writer.ask(&writer.fsync(), 0))));
+        let asking = scope.spawn(|| (0..60).for_each(|_| drop(writer.reply_body(&writer.fsync(), 0))));
         while !asking.is_finished() {
             interrupt(&run);
             std::thread::park_timeout(Duration::from_millis(50));
@@ -337,8 +337,8 @@ fn on_other_file_systems(seen: &mut Seen) {
         let work = tempfile::tempdir().unwrap();
         let run = Run::over(&merged, work, &[]);
         let mut writer = Writer::new(run.daemon.socket());
-        writer.ask(&writer.flush(), 0);
-        writer.ask(&writer.fsync(), 0);
+        writer.reply_body(&writer.flush(), 0);
+        writer.reply_body(&writer.fsync(), 0);
         drop(writer);
         run.ended()
     });
@@ -357,7 +357,7 @@ fn in_memory(seen: &mut Seen) {
     let reserve =
         |len: u64| Frame::new(FALLOCATE, writer.node).u64(writer.handle).u64(0).u64(len).u32(0).u32(0);
     let (long, longer_than_memory) = (reserve(70 << 20), reserve(1 << 60));
-    writer.ask(&long, 0);
+    writer.reply_body(&long, 0);
     assert_eq!(writer.errno(&longer_than_memory), ENOSPC);
     drop(writer);
     let size = fs::metadata(share.path().join("file")).unwrap().len();
@@ -400,11 +400,11 @@ fn mounted(seen: &mut Seen) {
     wait_for_a_lock(&path("mnt/folder/file"), &path("trace"));
     let run = Run::over(&path("mnt/folder"), tempfile::tempdir().unwrap(), &[]);
     let mut writer = Writer::new(run.daemon.socket());
-    writer.ask(&writer.lock(GETLK, 1, 0), 24);
+    writer.reply_body(&writer.lock(GETLK, 1, 0), 24);
     for flock in [0, 1] {
-        writer.ask(&writer.lock(SETLK, 1, flock), 0);
+        writer.reply_body(&writer.lock(SETLK, 1, flock), 0);
     }
-    writer.ask(&writer.flush(), 0);
+    writer.reply_body(&writer.flush(), 0);
     drop(writer);
     seen.read(&run.ended(), Processes::Two);
     unmount_when_unused(&path("mnt")).unwrap();

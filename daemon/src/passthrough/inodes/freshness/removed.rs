@@ -1,14 +1,16 @@
-//! Directories and links that others have removed while the guest still trusts their names.
+//! Answers requests about directories and symbolic links that another guest or the host has removed
+//! while the guest still caches their names.
 //!
-//! Linux trusts a name for the entry timeout. Meanwhile others may remove the inode of that name
-//! and give the name to another inode. A removed directory is empty and nothing can be created in
+//! Linux caches a name for the entry timeout. In that time, another process may remove the inode
+//! and give its name to another inode. A removed directory is empty and nothing can be created in
 //! it, so the guest would see an empty directory instead of the new one. When Linux gets ESTALE, it
-//! looks up the whole path again and asks the host for each name.
+//! looks up the whole path again and asks the daemon for each name.
 //!
-//! So the first request on a removed directory or link gets ESTALE. A thread that comes back to the
-//! same inode has no path to another inode: it works in the directory or holds it open. It gets the
-//! reply of a local file system. READDIR never gets ESTALE, because Linux has no path to look up
-//! for an open directory. OPENDIR was checked before.
+//! So the first request of a thread on a removed directory or link gets ESTALE. If the thread then
+//! sends a request on the same inode again, no path led it to another inode: the thread works in
+//! the directory or has it open. This second request gets the reply of a local file system. READDIR
+//! never gets ESTALE, because Linux has no path to look up again for an open directory. Its OPENDIR
+//! has already been checked.
 //!
 //! LOOKUP is an exception. If Linux looks up a name to create it (mkdir, mknod, symlink, link), it
 //! passes ESTALE to the program at once. It repeats only if the creating request itself gets
@@ -32,8 +34,8 @@ impl Inodes {
         !self.entry_timeout.is_zero()
     }
 
-    /// Returns the answer to an operation on these inodes, or on these names in directories: ESTALE
-    /// instead of ENOENT, once for each thread, if one of the inodes was removed.
+    /// Returns the reply to an operation on `targets`. If the operation failed with ENOENT and one
+    /// of the inodes was removed, returns ESTALE instead, once for each thread.
     pub(crate) fn stale_if_removed<T>(
         &self,
         targets: &[Target<'_>],
@@ -64,8 +66,8 @@ impl Inodes {
         }
     }
 
-    /// Returns the answer to a LOOKUP: ESTALE instead of ENOENT, once for each thread and name, if
-    /// the directory was removed.
+    /// Returns the reply to a LOOKUP. If the LOOKUP failed with ENOENT and the directory was
+    /// removed, returns ESTALE instead, once for each thread and name.
     pub(super) fn stale_lookup_if_removed<T>(
         &self,
         (directory, name): (&NodeRef, Name<'_>),
@@ -92,10 +94,10 @@ impl Inodes {
         }
     }
 
-    /// Checks that an inode was not removed, or that the thread comes back to it.
+    /// Checks that an inode was not removed.
     ///
     /// # Errors
-    /// ESTALE.
+    /// ESTALE if it was removed. A thread gets the error only once for the same inode.
     pub(crate) fn check_not_removed(
         &self,
         (node, fd): (&NodeRef, BorrowedFd<'_>),

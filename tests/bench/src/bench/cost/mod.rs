@@ -92,14 +92,14 @@ pub(crate) fn turn(
     let target = CostTarget { contestant, share: &share };
     let mut figures = Vec::new();
     for sandbox in [Sandbox::Default, Sandbox::None] {
-        progress.tell(format!("cost: {contestant}, {sandbox}: start time"));
+        progress.show(format!("cost: {contestant}, {sandbox}: start time"));
         figures.push(target.start_to_ready(sandbox)?);
         figures.extend(target.idle(sandbox)?);
-        progress.tell(format!("cost: {contestant}, {sandbox}: {DAEMONS} daemons"));
+        progress.show(format!("cost: {contestant}, {sandbox}: {DAEMONS} daemons"));
         figures.extend(target.many_daemons(sandbox)?);
     }
     for option in HANDLE_OPTIONS {
-        progress.tell(format!("cost: {contestant}, {}", option.argument));
+        progress.show(format!("cost: {contestant}, {}", option.argument));
         match target.inodes(option) {
             Ok(more) => figures.extend(more),
             // A daemon that does not reach this number of inodes has no figure.

@@ -90,7 +90,7 @@ pub(crate) fn turn(
     for (mode, argument) in
         modes(contestant).into_iter().filter(|(mode, _)| only.is_none_or(|only| only == *mode))
     {
-        progress.tell(format!("guest: {contestant}, cache {}", mode.name()));
+        progress.show(format!("guest: {contestant}, cache {}", mode.name()));
         figures.extend(boot(contestant, mode, argument, run_folder)?);
     }
     Ok(figures)
