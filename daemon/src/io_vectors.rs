@@ -263,8 +263,8 @@ fn transfer<const COUNT: usize>(
                 break moved;
             }
             let error = io::Error::last_os_error();
-            // A network file system may return it if SIGSTOP, a freezer or a tracer interrupts the
-            // wait.
+            // Repeat the call after EINTR, which a network file system may return if SIGSTOP, a
+            // freezer or a tracer interrupts the wait.
             if error.kind() != io::ErrorKind::Interrupted {
                 return if done == 0 { Err(error) } else { Ok(done) };
             }

@@ -4,11 +4,11 @@
 //! step and passes it with its result to [`Mappings::complete`], which returns how to continue.
 //!
 //! So the caller holds no borrow and no lock while the front-end works. The front-end may take
-//! forever, because it can be waiting for this daemon: for the reply to GET_VRING_BASE, or to the
-//! ADD_MEM_REG that QEMU sends around its own reply. The reset of the device then clears the table,
-//! and the result of the step, which comes after that, changes nothing. If the table called a
-//! [`Mapper`] itself, the table would be locked for all that time. A caller without other threads,
-//! such as a test, uses [`Mappings::run`].
+//! forever, because it can be waiting for this daemon: for the reply to GET_VRING_BASE, or for the
+//! reply to the ADD_MEM_REG that QEMU sends before its own reply. The reset of the device then
+//! clears the table, and the result of the step, which comes after that, changes nothing. If the
+//! table called a [`Mapper`] itself, the table would be locked for all that time. A caller without
+//! other threads, such as a test, uses [`Mappings::run`].
 //!
 //! Only one request is in progress at a time. The front-end replies to one message after another
 //! anyway, and a plan for a second request would start from an uncertain state. Only
@@ -278,9 +278,9 @@ impl Mappings {
 
     /// Starts the removal of all mappings that are, or may be, of a node.
     ///
-    /// The guest is not asked and finds nothing there afterwards. This is for a node that the guest
-    /// has forgotten or must no longer reach. The removal ends in a [`DaxError`] as
-    /// [`Mappings::remove`] does.
+    /// The guest has not requested this, and finds no mapping in the ranges afterwards. The call is
+    /// for a node that the guest has forgotten or must no longer reach. The removal ends in a
+    /// [`DaxError`] in the same cases as [`Mappings::remove`].
     pub fn drop_node(&mut self, node: u64) -> Next {
         if let Err(error) = self.check_idle() {
             return Next::Finished(Err(error));

@@ -111,8 +111,8 @@ fn decode_rest<'a>(
         return Err(DecodeError::TooLong { have });
     }
     let extensions_len = usize::from(wire.total_extlen.get()).saturating_mul(8);
-    // Extensions follow everything else. So beside a payload that stays in guest memory, extensions
-    // would stay there too and could not be decoded.
+    // Extensions come last in a message. If the payload stays in guest memory, the extensions after
+    // it stay there too and cannot be decoded.
     let body_len = rest.len().checked_sub(extensions_len).filter(|_| extensions_len == 0 || payload_len == 0);
     let Some((body, extensions)) = body_len.and_then(|len| rest.split_at_checked(len)) else {
         return Err(DecodeError::Extension("the extensions are longer than the message"));

@@ -42,8 +42,8 @@ impl ExpectedWindow {
         self.places.fill(None);
     }
 
-    /// Predicts a SETUPMAPPING. `accepts` returns whether the front-end can make a mapping, apart
-    /// from other mappings in the window.
+    /// Predicts a SETUPMAPPING. `accepts` returns whether the front-end can make a mapping if the
+    /// window has no other mapping.
     pub(super) fn setup(
         &mut self,
         wanted: &Mapping,

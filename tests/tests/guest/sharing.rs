@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use pinhole_tests::daemon::pinhole_program;
 use pinhole_tests::sharing::{Group, Participants, QUESTIONS, Subject};
 
-/// Asks all questions of some groups that the subject promises, and panics if an answer is not yes.
-/// Returns the counts of each question.
+/// Asks those questions of `groups` whose answer must be yes for this subject. Panics if an answer
+/// is not yes. Returns what each question counted.
 fn check_questions(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static str, String> {
     let mut participants = Participants::new(pinhole_program().unwrap(), subject, guests);
     let (mut right, mut wrong) = (BTreeMap::new(), Vec::new());
@@ -71,7 +71,7 @@ fn databases_of_two_guests_lose_no_row() {
 #[test]
 fn write_ahead_log_is_refused_without_shared_mappings() {
     let answers = check_questions(Subject::Never, 2, &[Group::Seen, Group::Databases]);
-    // The question counts no row of a guest, but each guest's error.
+    // No guest has written a row. Each guest has got an error, which the answer contains.
     assert!(answers["sqlite-wal"].starts_with("to each guest refused:"), "{answers:?}");
 }
 

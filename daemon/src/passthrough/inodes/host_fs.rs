@@ -3,8 +3,9 @@
 use crate::file_id::DeviceId;
 use std::os::fd::BorrowedFd;
 
-/// Identifies a file system among those that are mounted now. If it has its own id, also among file
-/// systems that are mounted later.
+/// Identifies a file system. The device number is unique among the file systems that are mounted
+/// now. If the file system has an id, the pair also differs from file systems that are mounted
+/// later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileSystemId {
     pub(super) device: DeviceId,
@@ -30,18 +31,18 @@ pub(crate) struct Traits {
     pub(crate) remote: bool,
     /// An inode keeps its number when the host forgets and reads it again.
     pub(super) stable_numbers: bool,
-    /// A name also finds files of other names: in another letter case, in a short form, without a
-    /// dot at its end. The kind does not show whether only some directories or a server do this.
+    /// A look-up of a name may find a file with another name: in another letter case, in a short
+    /// form, or with a dot at its end. `false` if only some directories, or only a server, do this.
     pub(super) folds_names: bool,
     /// An fsync of a file makes all of its names durable, whichever name it was opened by. Tested
     /// on a disk that loses power (`tests/tests/durability/power_loss.rs`). It is false for btrfs,
-    /// and for file systems that lie on one.
+    /// and for overlayfs, which may have its files on btrfs.
     pub(crate) fsync_keeps_names: bool,
     /// A removed inode has no links. It is false for overlayfs, which counts a directory's links in
     /// one layer.
     pub(super) counts_links: bool,
-    /// An inode handle leads to its inode after the host has dropped that from memory. It does not
-    /// on others, such as FUSE and FAT.
+    /// The host can open an inode by its inode handle even after it has dropped the inode from
+    /// memory. Some file systems, such as FUSE and FAT, cannot.
     pub(super) lasting_handles: bool,
 }
 

@@ -34,8 +34,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub(super) use file::RecordRequest;
 pub(super) use ranges::{RangeLock, Span};
 
-/// The locks of the guest. After a panic, the locks of the host and those noted here differ by one
-/// range at most.
+/// All locks of the guest. If a request panics, this record and the locks on the host may differ,
+/// by at most one range.
 #[derive(Debug)]
 pub(super) struct Locks {
     files: Mutex<HashMap<NodeKey, Arc<Mutex<FileLocks>>>>,
@@ -49,7 +49,7 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// Starts without locks. `limit` is the policy's.
+    /// Creates a record without locks. `limit` is the limit `locks` of the policy.
     pub(super) fn new(limit: Option<NonZero<u64>>) -> Self {
         Self {
             files: Mutex::default(),
@@ -224,8 +224,8 @@ impl Locks {
         self.end(file.key, |locks| locks.end_owner(owner));
     }
 
-    /// Ends the locks of a handle that has been taken back. Operations under way may keep its
-    /// description for a while.
+    /// Ends the locks of a handle that was removed from the table of handles. Running operations
+    /// may keep its open file description for a while.
     pub(super) fn end_handle(&self, file: &Keyed<FileHandle>) {
         self.end(file.key, |locks| {
             if locks.flocks.contains(&file.id()) {
@@ -235,7 +235,7 @@ impl Locks {
         });
     }
 
-    /// Ends all locks. The handles of `files` must not have been taken back yet.
+    /// Ends all locks. The handles must still be in the table `files`.
     pub(super) fn clear(&self, files: &Files) {
         let locked = std::mem::take(&mut *self.files.lock());
         self.len.store(0, Ordering::Relaxed);
@@ -262,8 +262,8 @@ impl Locks {
         result
     }
 
-    /// Calls `act` with the locks of a file, unless its handle is taken back. A handle is first
-    /// taken back, then its locks end, so this leaves no lock behind.
+    /// Calls `act` with the locks of a file, unless its handle was removed from the table. A
+    /// RELEASE first removes the handle and then ends its locks, so no lock is left behind.
     fn with_open(
         &self,
         files: &Files,
@@ -275,8 +275,8 @@ impl Locks {
 
     /// Calls `end` with the locks of a file, if it has any, and wakes requests that wait for them.
     fn end(&self, key: NodeKey, end: impl FnOnce(&mut FileLocks)) {
-        // Not a race with the first lock of the file: its handle is still open then, and this call
-        // comes after a handle was closed.
+        // No other thread can take the first lock of the file at this moment: that needs an open
+        // handle, and the handle was closed before this call.
         if !self.any() {
             return;
         }

@@ -60,7 +60,8 @@ impl Play for GetAttr {
     }
 }
 
-/// LOOKUP of files that the guest knows, as at the end of the lifetime of a name.
+/// LOOKUP of files that the guest knows. Linux sends such a LOOKUP when the entry timeout of the
+/// name has passed.
 #[derive(Debug)]
 pub(super) struct LookupHit {
     folder: u64,
