@@ -1,4 +1,4 @@
-//! EROFS images of prepared shares: a reader that checks all it reads.
+//! EROFS images of prepared shares: a reader that checks all it reads, and a [writer](write).
 //!
 //! The format is that of Linux (`fs/erofs/erofs_fs.h`), uncompressed, with blocks of 4 KiB. The
 //! crate does no I/O: an image is a [`Source`] that copies bytes out.
@@ -19,6 +19,7 @@ mod inode;
 mod limits;
 mod source;
 mod superblock;
+pub mod write;
 mod xattr;
 mod xattr_prefix;
 

@@ -1,4 +1,4 @@
-//! Limits of the reader, each with its reason.
+//! Limits of the reader and the writer, each with its reason.
 
 /// Bytes of a block. Other sizes are refused: the unit of a DAX mapping and of a page is 4 KiB.
 pub const BLOCK_SIZE: u64 = 4096;
@@ -27,3 +27,10 @@ pub(crate) const MAX_SEEK_CHUNKS: u64 = 65_536;
 
 /// Chunk entries that are copied at once.
 pub(crate) const CHUNK_BATCH: usize = 64;
+
+/// Data files of a written image. Each is an open descriptor of the daemon. The root's number has
+/// 16 bits, so the device table before it must be small.
+pub(crate) const MAX_DEVICES: usize = 4096;
+
+/// Chunks of one written file: 64 MiB of metadata, or 64 GiB in chunks of 4 KiB.
+pub(crate) const MAX_WRITTEN_CHUNKS: u64 = 1 << 24;

@@ -15,6 +15,7 @@ use crate::image::Image;
 use crate::inode::Inode;
 use crate::limits::{MAX_XATTR_NAME, MAX_XATTRS};
 use crate::source::{self, Source};
+use crate::xattr_prefix::usual;
 
 /// Bytes of the header of an inode's attributes.
 const HEADER: u32 = 12;
@@ -29,18 +30,6 @@ struct Attribute<'i> {
 }
 
 type FullName = ArrayVec<u8, MAX_XATTR_NAME>;
-
-/// Returns the usual prefix with a number. Linux shows no attributes with other numbers.
-fn base(index: u8) -> Option<&'static [u8]> {
-    match index {
-        1 => Some(b"user."),
-        2 => Some(b"system.posix_acl_access"),
-        3 => Some(b"system.posix_acl_default"),
-        4 => Some(b"trusted."),
-        6 => Some(b"security."),
-        _ => None,
-    }
-}
 
 impl<S: Source> Image<S> {
     /// Appends the value of an extended attribute, and returns its length in bytes. `name` is the
@@ -155,7 +144,7 @@ impl<S: Source> Image<S> {
             }
         };
         let name_start = position.saturating_add(4);
-        let attribute = base(index).map(|base| Attribute { base, infix, name_start, name_len, value_len });
+        let attribute = usual(index).map(|base| Attribute { base, infix, name_start, name_len, value_len });
         Ok((attribute, length))
     }
 

@@ -1,4 +1,4 @@
-//! Prefixes of extended attribute names that an image defines.
+//! Prefixes of extended attribute names: the usual ones, and those that an image defines.
 
 use arrayvec::ArrayVec;
 use zerocopy::little_endian::U16;
@@ -7,6 +7,21 @@ use crate::error::OpenError;
 use crate::limits::MAX_XATTR_NAME;
 use crate::source::{self, Source};
 use crate::superblock::Superblock;
+
+/// Numbers of the usual prefixes. Linux shows no attributes with other numbers. The two names of
+/// access control lists are complete.
+pub(crate) const USUAL: [(u8, &[u8]); 5] = [
+    (1, b"user."),
+    (2, b"system.posix_acl_access"),
+    (3, b"system.posix_acl_default"),
+    (4, b"trusted."),
+    (6, b"security."),
+];
+
+/// Returns the usual prefix with a number.
+pub(crate) fn usual(number: u8) -> Option<&'static [u8]> {
+    USUAL.iter().find_map(|(known, prefix)| (*known == number).then_some(*prefix))
+}
 
 /// Prefix that the image defines: one of the usual ones and more bytes.
 #[derive(Debug, Clone)]

@@ -34,8 +34,9 @@ const PURE: [&str; 4] = ["protocol", "policy", "dax-cache", "daemon/erofs"];
 /// Modules of `std` that a pure crate must not name.
 const EFFECTS: [&str; 9] = ["env", "fs", "io", "net", "os", "process", "thread", "time", "random"];
 
-/// Exceptions to [`EFFECTS`]: a length of time is a value, but the clock is an effect.
-const VALUES: [&str; 1] = ["std::time::Duration"];
+/// Exceptions to [`EFFECTS`]: a length of time is a value, but the clock is an effect. A writer
+/// that the caller gives is an argument, and an error is a value.
+const VALUES: [&str; 3] = ["std::time::Duration", "std::io::Write", "std::io::Error"];
 
 /// Module of the daemon, and the modules with a row that it may name. A module without a row is a
 /// leaf: every module may name it, and it may name only leaves.
