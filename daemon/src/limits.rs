@@ -97,6 +97,21 @@ pub const LOG_TEXT_LEN_MAX: usize = 256;
 /// a guest can cause 0.4 MB on the first day and 0.37 MB on each later day.
 pub const LOG_LINE_LEN_MAX: usize = 512;
 
+/// Lines of the log that queue threads have written and the thread `relay` has not. Past that, a
+/// line is lost and counted.
+pub const RELAYED_LINES_MAX: usize = 1024;
+
+/// Bytes of those lines.
+pub const RELAYED_LINES_LEN_MAX: usize = 256 << 10;
+
+/// Time between two times that the thread `relay` publishes while queue threads need the time. It
+/// is the error of their times: far less than each time that they compare.
+pub const CLOCK_TICK: Duration = Duration::from_millis(10);
+
+/// Number of such times that no thread has read, after which the thread publishes no more until it
+/// is asked.
+pub const CLOCK_TICKS_UNUSED_MAX: u32 = 10;
+
 /// Largest default number of threads that serve `pinhole mount`. More than four wait for each other
 /// on `/dev/fuse`.
 pub const MOUNT_THREADS_DEFAULT_MAX: u16 = 4;
@@ -116,8 +131,8 @@ pub const RETRY_LIMIT: Duration = Duration::from_secs(30);
 pub const REWALK_NODES_MAX: usize = 16;
 
 /// Time within which the guest's kernel has handled a reply that was sent. Until then, a later
-/// reply may overtake it.
-pub const REPLY_HANDLED_WITHIN: Duration = Duration::from_secs(1);
+/// reply may overtake it. It is a second, and the error of both times that are compared.
+pub const REPLY_HANDLED_WITHIN: Duration = Duration::from_millis(1020);
 
 /// Nodes that a guest may know at once. Each takes about 180 bytes here, and about six times as
 /// much in the guest's own kernel. So only a hostile guest comes near the limit (3 GB).
@@ -275,9 +290,9 @@ pub const FORGETS_PER_OPERATION: u64 = 16;
 /// about 500 bytes. Past that, the thread that serves the request waits with it.
 pub const SYNC_WAITERS_MAX: usize = 1024;
 
-/// Longest sleep of a queue thread whose guest exceeds its speed limit. It is the upper bound on
-/// noticing that the thread must stop.
-pub const THROTTLE_NAP_MAX: Duration = Duration::from_millis(100);
+/// Longest sleep of a queue thread whose guest exceeds its speed limit. A stop of the queue ends
+/// it. `epoll_pwait` counts milliseconds in 31 bits, which suffice for 24 days.
+pub const NAP_MAX: Duration = Duration::from_hours(24);
 
 /// Largest number of hidden names that one READDIR skips before it replies. Another guest that sees
 /// the names can create any number of them, and to skip this many takes a queue thread

@@ -87,13 +87,15 @@ impl Source {
     /// Asks for one line. Returns the number of suppressed lines since the last line that passed.
     /// `None`: this line does not pass either.
     pub fn pass(&self) -> Option<u64> {
-        self.past.lock().pass(self.back_off, &BUDGET, clock::now())
+        let now = clock::now();
+        self.past.lock().pass(self.back_off, &BUDGET, now)
     }
 
     /// Does the same as [`Source::pass`] without waiting, for a panic hook: the panicking thread
     /// may hold the lock.
     pub fn try_pass(&self) -> Option<u64> {
-        self.past.try_lock()?.pass(self.back_off, &BUDGET, clock::now())
+        let now = clock::now();
+        self.past.try_lock()?.pass(self.back_off, &BUDGET, now)
     }
 }
 

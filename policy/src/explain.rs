@@ -3,7 +3,7 @@
 //!
 //! The description is plain data, to print as text or as JSON. The JSON has the same field names.
 
-use crate::host_calls::{Condition, Process, Test, Threads, Width};
+use crate::host_calls::{CallRow, Condition, Process, Test, Threads, Width};
 use crate::limits::{LIMITS, LimitRow, LimitUnit};
 use crate::{ACCESSES, Access, AccessRow, Facilities, Need, PathRule, Policy, Standing};
 use crate::{capabilities, host_calls, landlock};
@@ -21,7 +21,7 @@ pub struct Explanation {
     pub limits: Vec<LimitShown>,
     /// Host system calls that the filters permit, by kind of thread.
     pub host_calls: BTreeMap<&'static str, Vec<HostCall>>,
-    /// Host system calls that fail with ENOSYS in every kind of thread but the supervisor.
+    /// Host system calls that fail with ENOSYS.
     pub answered: Vec<AnsweredShown>,
     /// Capabilities that the daemon keeps, if it was started with them.
     pub capabilities: Vec<RightShown>,
@@ -100,6 +100,8 @@ pub struct Way {
 pub struct AnsweredShown {
     /// Name of the call in the kernel.
     pub call: &'static str,
+    /// Kinds of threads in which it fails.
+    pub threads: Vec<&'static str>,
     /// Purpose of the call, and what replaces it.
     pub why: &'static str,
 }
@@ -143,7 +145,7 @@ impl Explanation {
                 .collect(),
             answered: host_calls::ANSWERED
                 .iter()
-                .map(|row| AnsweredShown { call: row.call, why: row.why })
+                .map(|row| AnsweredShown { call: row.call, threads: answered_in(row), why: row.why })
                 .collect(),
             capabilities: capabilities::rows(granted, facilities)
                 .map(|row| needed(row.name, row.need, row.why))
@@ -210,6 +212,12 @@ fn calls(kind: Threads, granted: Access, facilities: Facilities) -> Vec<HostCall
         calls.entry(row.call).or_default().push(way);
     }
     calls.into_iter().map(|(call, ways)| HostCall { call, ways }).collect()
+}
+
+/// Returns the kinds of threads in which the call of this row fails. Threads that a control thread
+/// starts inherit the answer.
+fn answered_in(row: &CallRow) -> Vec<&'static str> {
+    row.threads.with_inheriting().iter().filter_map(Threads::name).collect()
 }
 
 /// Describes a condition.

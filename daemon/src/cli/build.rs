@@ -9,6 +9,7 @@ use crate::limits;
 use crate::passthrough::{self, Passthrough, Surroundings};
 use crate::sandbox::{SandboxError, Side};
 use crate::session::{self, LockMode, Session};
+use crate::sync::relay;
 use crate::sys::descriptors::close_strays;
 use crate::sys::memory;
 use crate::sys::signals::set_process_actions;
@@ -136,7 +137,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
         keep_listening: serve.keep_listening,
         pool_threads: serve.pool_threads,
         pool_requests_max,
-        poll: serve.poll.unwrap_or_else(poll_by_processors),
+        poll: vhost_user::PollBudget::measured(serve.poll.unwrap_or_else(poll_by_processors)),
         memory_devices,
     };
     let signals = signals::hold()?;
@@ -153,7 +154,9 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     signals.start_control(&options.threads, move || on_signal.request()).map_err(RunError::Control)?;
     // Managers of VMMs wait for exactly this line of virtiofsd, so it does not go through the log.
     report::line("Waiting for vhost-user socket connection...");
-    Ok(vhost_user::serve(&listener, &session, &options, &stop).map(|()| ExitCode::SUCCESS)?)
+    let served = vhost_user::serve(&listener, &session, &options, &stop);
+    relay::flush();
+    Ok(served.map(|()| ExitCode::SUCCESS)?)
 }
 
 fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> {

@@ -43,12 +43,27 @@ impl SystemLog {
         Self { socket: socket.ok(), process: std::process::id() }
     }
 
+    /// Writes a message of this level.
+    pub(super) fn write(&self, level: Level, text: &[u8]) {
+        self.send(severity(level), &String::from_utf8_lossy(text));
+    }
+
     fn send(&self, severity: u8, text: &str) {
         let line = format!("<{}>pinhole[{}]: {}", DAEMON | severity, self.process, text.trim_end());
         if let Some(socket) = &self.socket {
             // A failure cannot be logged.
             drop(socket.send(line.as_bytes()));
         }
+    }
+}
+
+/// Returns the severity of RFC 3164 for a level.
+const fn severity(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => SEVERITY_INFO,
+        Level::DEBUG | Level::TRACE => 7,
     }
 }
 
@@ -71,13 +86,7 @@ impl<'a> MakeWriter<'a> for SystemLog {
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line<'a> {
-        let severity = match *meta.level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => SEVERITY_INFO,
-            Level::DEBUG | Level::TRACE => 7,
-        };
-        Line { log: self, severity }
+        Line { log: self, severity: severity(*meta.level()) }
     }
 }
 

@@ -9,7 +9,7 @@ use pinhole_policy::{Access, Facilities};
 use rustix::process::Pid;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    TargetArch, sock_filter,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -189,14 +189,40 @@ fn program(
     otherwise: SeccompAction,
 ) -> Result<BpfProgram, SandboxError> {
     // The stricter of two filters decides, so this one allows the calls that the other answers.
-    let answered = host_calls::ANSWERED.iter().filter(|row| row.threads.intersects(threads));
-    let rows = rows.chain(answered);
-    compiled(architecture, rows, (SeccompAction::Allow, otherwise), None)
+    let rows = rows.chain(answered_by_all().filter(|row| row.threads.intersects(threads)));
+    let mut program = compiled(architecture, rows, (SeccompAction::Allow, otherwise), None)?;
+    if !threads.contains(Threads::CONTROL) {
+        let answered = host_calls::ANSWERED.iter().filter(|row| row.threads.intersects(threads));
+        let numbers = answered.filter_map(|row| number(architecture, row.call));
+        program.splice(0..0, numbers.flat_map(answer).collect::<Vec<_>>());
+    }
+    Ok(program)
+}
+
+/// Returns the answered calls that control threads may not make either.
+fn answered_by_all() -> impl Iterator<Item = &'static CallRow> {
+    host_calls::ANSWERED.iter().filter(|row| row.threads.contains(Threads::CONTROL))
 }
 
 fn answers(architecture: TargetArch) -> Result<BpfProgram, SandboxError> {
     let answer = SeccompAction::Errno(u32::try_from(libc::ENOSYS).unwrap_or_default());
-    compiled(architecture, host_calls::ANSWERED.iter(), (answer, SeccompAction::Allow), None)
+    compiled(architecture, answered_by_all(), (answer, SeccompAction::Allow), None)
+}
+
+/// Returns instructions that make the call with this number fail with ENOSYS. They come before a
+/// filter, which checks the architecture: the number of another architecture fails as well, and is
+/// not executed either (`linux/filter.h`, `linux/seccomp.h`).
+fn answer(number: i64) -> [sock_filter; 3] {
+    const LOAD_NUMBER: u16 = 0x20;
+    const SKIP_UNLESS_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const RETURN_ERRNO: u32 = 0x0005_0000;
+    let instruction = |code, jf, k| sock_filter { code, jt: 0, jf, k };
+    [
+        instruction(LOAD_NUMBER, 0, 0),
+        instruction(SKIP_UNLESS_EQUAL, 1, u32::try_from(number).unwrap_or_default()),
+        instruction(RETURN, 0, RETURN_ERRNO | u32::try_from(libc::ENOSYS).unwrap_or_default()),
+    ]
 }
 
 /// Compiles a program that does `listed` at the calls of these rows, and `otherwise` at all others.

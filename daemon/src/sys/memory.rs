@@ -6,22 +6,34 @@
 use super::process::check_one_thread;
 use std::io;
 
-/// Makes the allocator keep one heap for all threads.
+/// Free bytes at the end of the heap that the allocator keeps: two of the largest buffers that a
+/// request needs for a moment. So such a request does not make the heap grow and shrink again.
+#[cfg(target_env = "gnu")]
+const FREE_KEPT: libc::c_int = 2 << 20;
+
+/// Makes the allocator keep one heap for all threads, which only `brk` makes larger.
 ///
 /// The path of a READ or WRITE allocates nothing, so threads seldom wait for each other in the
-/// allocator. Heaps of threads would grow and shrink by calls that a queue thread needs for nothing
-/// else.
+/// allocator. Heaps of threads, and large allocations outside of the heap, would need `mmap` and
+/// `munmap`, which a queue thread needs for nothing else.
 ///
 /// # Errors
 /// Fails if this process has a second thread.
 pub(crate) fn use_one_heap() -> io::Result<()> {
     check_one_thread()?;
-    #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt is unsafe only while another thread allocates; there is none.
-    let set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    // The filters permit the calls of this allocator and of no other.
     #[cfg(not(target_env = "gnu"))]
-    let set = 1;
-    if set == 0 { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
+    return Err(io::ErrorKind::Unsupported.into());
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in
+        [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, FREE_KEPT)]
+    {
+        // SAFETY: mallopt is unsafe only while another thread allocates; there is none.
+        if unsafe { libc::mallopt(parameter, value) } == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+    }
+    Ok(())
 }
 
 /// Returns the allocator's free memory to the host.

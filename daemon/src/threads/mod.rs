@@ -7,6 +7,7 @@ pub(crate) use spawner::{OnDemand, Spawner};
 pub(crate) use task_thread::{TaskRunner, TaskThread};
 
 use crate::sync::channel::bounded_channel;
+use crate::sync::relay;
 use crate::sys::thread::enter_thread;
 use pinhole_policy::host_calls::Threads;
 use rustix::fs::{Mode, OFlags};
@@ -92,6 +93,9 @@ impl ThreadSetup {
         // The standard library asks the host for random keys when a thread makes its first hash
         // table. The filter of the thread may forbid that call.
         drop(std::hash::RandomState::new());
+        if kind == Threads::QUEUE {
+            relay::use_here();
+        }
         self.confine(kind)
     }
 

@@ -1,7 +1,7 @@
 //! The rows that threads need for themselves: waiting, starting, ending, and talking to the
 //! front-end.
 
-use super::row::{CallRow, Test, Threads};
+use super::row::{CallRow, Condition, Test, Threads};
 use super::table::{
     ALWAYS, ANONYMOUS, BY_DESCRIPTOR, DEV_FUSE, MAP_SHARED, NOT_EXECUTABLE, flags, int, long, only_bits, row,
 };
@@ -15,17 +15,46 @@ const SERVING: Threads = QUEUE.union(OFFLOAD);
 /// Threads of the serving process.
 const ALL: Threads = Threads::INSIDE;
 
+/// Log messages go to a socket.
+const LOG_SOCKET: Need = Need::ALWAYS.with(Facilities::LOG_SOCKET);
+const CONNECTED_PEER: Condition = long(4, Test::Is(0), "only to the connected peer");
+const WITHOUT_LIMIT: Condition = long(3, Test::Is(0), "without a time limit");
+
 /// The calls that threads need for themselves.
+///
+/// Queue threads of a VM read no clock and have no wait that an interruption continues. The thread
+/// `relay` tells them the time and writes their log lines, `epoll_pwait` limits their pauses, and
+/// the control threads unmap guest memory.
 pub(super) const ROWS: &[CallRow] = &[
     // Threads and memory.
-    row("futex", ALL, ALWAYS, &[flags(1, 128, "FUTEX_WAIT, private")], "wait for another thread"),
+    row(
+        "futex",
+        ALL,
+        ALWAYS,
+        &[flags(1, 128, "FUTEX_WAIT, private"), WITHOUT_LIMIT],
+        "wait for another thread, in the C library",
+    ),
     row("futex", ALL, ALWAYS, &[flags(1, 129, "FUTEX_WAKE, private")], "wake another thread"),
     row(
         "futex",
         ALL,
         ALWAYS,
+        &[flags(1, 137, "FUTEX_WAIT_BITSET, private"), WITHOUT_LIMIT],
+        "wait for another thread",
+    ),
+    row(
+        "futex",
+        OFFLOAD.union(CONTROL),
+        ALWAYS,
         &[flags(1, 137, "FUTEX_WAIT_BITSET, private")],
         "wait for another thread, with a time limit",
+    ),
+    row(
+        "futex",
+        QUEUE,
+        DEV_FUSE,
+        &[flags(1, 137, "FUTEX_WAIT_BITSET, private")],
+        "pause while limits slow the guest down",
     ),
     row(
         "futex",
@@ -35,8 +64,9 @@ pub(super) const ROWS: &[CallRow] = &[
         "wait for the end of a thread",
     ),
     row("brk", ALL, ALWAYS, &[], "allocate memory"),
-    row("mmap", ALL, ALWAYS, &[NOT_EXECUTABLE, ANONYMOUS], "allocate memory"),
-    row("munmap", ALL, ALWAYS, &[], "free memory"),
+    row("mmap", CONTROL, ALWAYS, &[NOT_EXECUTABLE, ANONYMOUS], "make the stack of a thread"),
+    row("munmap", OFFLOAD.union(CONTROL), ALWAYS, &[], "free the stack of a thread, or unmap guest memory"),
+    row("munmap", QUEUE, DEV_FUSE, &[], "free the stack of a thread"),
     row("mprotect", CONTROL, ALWAYS, &[NOT_EXECUTABLE], "set the limit of a thread's stack"),
     row(
         "madvise",
@@ -53,7 +83,8 @@ pub(super) const ROWS: &[CallRow] = &[
         &[flags(2, 102, "MADV_GUARD_INSTALL")],
         "install the guard below a thread's stack, from glibc 2.41 on",
     ),
-    row("clock_gettime", ALL, ALWAYS, &[], "read the time, where the vDSO cannot"),
+    row("clock_gettime", OFFLOAD.union(CONTROL), ALWAYS, &[], "read the time, where the vDSO cannot"),
+    row("clock_gettime", QUEUE, DEV_FUSE, &[], "read the time, where the vDSO cannot"),
     // The kernel makes this call for a thread that SIGSTOP, a freezer or a tracer has interrupted
     // in a wait with a time limit (futex, poll). The kernel replaces the number of the interrupted
     // call, and filters see the new number.
@@ -67,9 +98,9 @@ pub(super) const ROWS: &[CallRow] = &[
     row(
         "restart_syscall",
         QUEUE,
-        ALWAYS,
+        DEV_FUSE,
         &[],
-        "continue a pause after an interruption: between FORGETs, or while limits slow the guest down",
+        "continue a pause after an interruption: while limits slow the guest down",
     ),
     row("close", ALL, ALWAYS, &[], "close what the guest no longer uses"),
     row(
@@ -82,9 +113,16 @@ pub(super) const ROWS: &[CallRow] = &[
     row("write", ALL, ALWAYS, &[], "notify the guest or another thread, or write the log"),
     row(
         "sendto",
-        ALL,
-        Need::ALWAYS.with(Facilities::LOG_SOCKET),
-        &[long(4, Test::Is(0), "only to the connected peer")],
+        OFFLOAD.union(CONTROL),
+        LOG_SOCKET,
+        &[CONNECTED_PEER],
+        "write the log, if standard error is a socket",
+    ),
+    row(
+        "sendto",
+        QUEUE,
+        LOG_SOCKET.with(Facilities::DEV_FUSE),
+        &[CONNECTED_PEER],
         "write the log, if standard error is a socket",
     ),
     // Requests and replies.
@@ -199,5 +237,11 @@ pub(super) const ANSWERED: &[CallRow] = &[
         &[],
         "start a thread; the C library falls back to clone, whose flags a filter can check",
     ),
-    row("mremap", ALL, ALWAYS, &[], "grow a large allocation; the allocator copies it instead"),
+    row(
+        "mmap",
+        SERVING,
+        ALWAYS,
+        &[],
+        "allocate memory that brk cannot; the allocator reports that there is no memory",
+    ),
 ];

@@ -218,8 +218,8 @@ fn a_front_end_waits_until_there_is_room_for_threads() {
 }
 
 /// Threads of a daemon with an idle guest that has three queues: supervisor, main, control,
-/// vhost-user, answers, and one for each queue.
-const RESIDENT: u64 = 8;
+/// vhost-user, relay, answers, and one for each queue.
+const RESIDENT: u64 = 9;
 
 /// While the host refuses every further thread, the thread `answers` serves all of them.
 #[test]
@@ -232,7 +232,7 @@ fn requests_that_block_are_answered_without_room_for_threads() {
     let held = fs::File::open(&file).unwrap();
     flock(&held, FlockOperation::LockExclusive).unwrap();
     let (mut guest, _) = Client::connect(&starved.socket(), Setup::default()).unwrap();
-    for name in ["control", "answers", "vhost-user", "hiprio", "request-1", "request-2"] {
+    for name in ["control", "relay", "answers", "vhost-user", "hiprio", "request-1", "request-2"] {
         eventually("the threads of the daemon exist", || starved.has_thread(name));
     }
     let file = guest.open("file", O_RDWR).unwrap();

@@ -105,9 +105,10 @@ fn host_calls(f: &mut Formatter<'_>, kind: &str, calls: &[HostCall]) -> fmt::Res
 
 fn answered(f: &mut Formatter<'_>, calls: &[AnsweredShown]) -> fmt::Result {
     let total = calls.len();
-    write!(f, "\nHost system calls that the kernel answers with ENOSYS, ")?;
-    writeln!(f, "of all threads but the supervisor ({total}):")?;
-    calls.iter().try_for_each(|AnsweredShown { call, why }| writeln!(f, "  {call}: {why}"))
+    writeln!(f, "\nHost system calls that the kernel answers with ENOSYS ({total}):")?;
+    calls.iter().try_for_each(|AnsweredShown { call, threads, why }| {
+        writeln!(f, "  {call} ({}): {why}", threads.join(", "))
+    })
 }
 
 fn ways(way: &Way) -> String {

@@ -220,10 +220,11 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
     /// Called with new memory in place. Requests that use the old memory end before the front-end
     /// gets its reply.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        self.regions.follow(&memory.memory());
+        let before = self.regions.follow(&memory.memory());
         for ring in self.rings() {
             ring.drain();
         }
+        drop(before);
         Ok(())
     }
 

@@ -32,6 +32,7 @@ use std::path::PathBuf;
 pub use connection::serve;
 pub use listener::{ListenAt, SocketListener};
 pub use options::{DeviceOptions, RequestQueues, RequestQueuesError, Tag, TagError};
+pub use sleep::PollBudget;
 pub use socket_name::SocketName;
 pub use stop::Stop;
 

@@ -24,6 +24,7 @@ use crate::log_budget::Source;
 use crate::session::{Next, Pace, Pacing, Repeat, Scratch, Session, StopCheck};
 use crate::sync::clock;
 use crate::sync::lock::{Condvar, Mutex, MutexGuard};
+use crate::sync::relay;
 use crate::threads::{OnDemand, ThreadSetup};
 use crate::transport::deferred::DeferredRequests;
 use pinhole_policy::host_calls::Threads;
@@ -35,7 +36,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 /// A request that the pool serves. It holds no guest memory while it is in the backlog.
 #[derive(Debug)]
@@ -131,15 +131,18 @@ impl PoolState {
 }
 
 impl<F: FileSystem + 'static> OffloadService<F> {
-    /// Starts the service for `session`, with the thread that answers deferred requests.
+    /// Starts the service for `session`, with the thread that answers deferred requests. With the
+    /// first service starts the thread that serves queue threads ([`relay`]).
     ///
     /// # Errors
-    /// The host has no room for this thread, or it cannot be prepared.
+    /// The host has no room for one of these threads, or it cannot be prepared.
     pub(super) fn start(
         session: &Arc<Session<F>>,
         limits: PoolLimits,
         setup: ThreadSetup,
     ) -> io::Result<Arc<Self>> {
+        // Before the queue threads, which need it.
+        relay::start(|run| setup.spawn("relay", Threads::OFFLOAD, run).map(drop))?;
         let service = Arc::new(Self {
             session: Arc::clone(session),
             deferred: DeferredRequests::new(session),
@@ -202,11 +205,11 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         None
     }
 
-    /// Waits until there is room for one more request of `bytes` bytes, but not past `until`, and
-    /// not if `is_over` returns true.
-    pub(super) fn wait_for_room(&self, bytes: usize, until: Option<Instant>, is_over: impl Fn() -> bool) {
+    /// Waits until there is room for one more request of `bytes` bytes, but not if `is_over`
+    /// returns true.
+    pub(super) fn wait_for_room(&self, bytes: usize, is_over: impl Fn() -> bool) {
         let is_full = |state: &mut PoolState| self.is_full_for(bytes, state) && !is_over();
-        drop(self.room.wait_while(self.state.lock(), until, is_full));
+        drop(self.room.wait_while(self.state.lock(), None, is_full));
     }
 
     /// Withdraws the requests of a queue that are in the backlog, in its order.

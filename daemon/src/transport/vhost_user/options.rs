@@ -1,9 +1,9 @@
 //! The settings of a device, decided by the command line.
 
+use super::sleep::PollBudget;
 use crate::file_id::DeviceId;
 use crate::limits::REQUEST_QUEUES_MAX;
 use crate::threads::ThreadSetup;
-use std::time::Duration;
 
 /// Bytes of the tag in the configuration space (virtio 1.3, 5.11.4).
 const TAG_LEN: usize = 36;
@@ -94,9 +94,8 @@ pub struct DeviceOptions {
     pub pool_threads: u16,
     /// Largest number of requests in the pool. A queue that has one more waits.
     pub pool_requests_max: usize,
-    /// Time for which a queue thread polls for the next request before it sleeps. Zero: it does not
-    /// poll.
-    pub poll: Duration,
+    /// How long a queue thread polls for the next request before it sleeps.
+    pub poll: PollBudget,
     /// The file systems where the kernel keeps memory files (memfd, and one for each size of huge
     /// pages), as far as they are known. No path leads to them.
     pub memory_devices: Vec<DeviceId>,
@@ -131,7 +130,7 @@ mod tests {
             keep_listening: false,
             pool_threads: 0,
             pool_requests_max: 1,
-            poll: Duration::ZERO,
+            poll: PollBudget::NONE,
             memory_devices: Vec::new(),
         };
         let space = options.config_space();

@@ -6,10 +6,10 @@ use super::offload::{OffloadService, Offloaded};
 use super::queue_thread::Complaint;
 use super::request::{QueueRequest, Unreadable};
 use super::ring::{Burst, QueueJob, Ring};
-use super::sleep::{Poller, Sleep};
+use super::sleep::{PollBudget, Poller, Sleep};
 use super::split_ring::{Available, Done, RingError, RingPlace};
 use crate::filesystem::FileSystem;
-use crate::limits::{FORGET_NAP, LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
+use crate::limits::{FORGET_NAP, LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX};
 use crate::session::{Deferred, Effort, Next, Pace, Pacing, Repeat, Scratch, Session, StopCheck};
 use crate::sync::clock;
 use arrayvec::ArrayVec;
@@ -29,8 +29,8 @@ pub(super) struct Queue<F> {
     pub(super) acked_features: Arc<AtomicU64>,
     /// Serves requests that would hold up the queue. Without a pool, the queue waits for them.
     pub(super) offload: Arc<OffloadService<F>>,
-    /// Time for which the thread polls the ring before it sleeps.
-    pub(super) poll: Duration,
+    /// How long the thread polls the ring before it sleeps.
+    pub(super) poll: PollBudget,
 }
 
 impl<F: FileSystem + 'static> QueueJob for Queue<F> {
@@ -185,18 +185,17 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
     fn serve_available(&mut self) -> Result<bool, RingError> {
         self.available.refuse_kicks(self.ring.begin().ram())?;
         loop {
-            self.poller.came();
             loop {
                 self.serve_leased()?;
                 match self.serve_burst()? {
                     BurstEnd::Over => return Ok(false),
                     BurstEnd::Full => {}
                     BurstEnd::Held(Hold::Early(owed)) => self.throttle(owed),
-                    BurstEnd::Held(Hold::Busy(effort)) => {
-                        self.ring.wait_for_room(effort, self.leases.next(), self.sleep);
-                    }
+                    // Requests that wait for leases are not tried again before there is room: a
+                    // wait with a time limit takes calls that a queue thread does not have.
+                    BurstEnd::Held(Hold::Busy(effort)) => self.ring.wait_for_room(effort, self.sleep),
                     BurstEnd::Held(Hold::Full(bytes)) => {
-                        self.queue.offload.wait_for_room(bytes, self.leases.next(), || self.sleep.is_over());
+                        self.queue.offload.wait_for_room(bytes, || self.sleep.is_over());
                     }
                     BurstEnd::Empty => break,
                 }
@@ -218,16 +217,20 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         if self.queue.index == 0 {
             return self.gather();
         }
-        let Some(until) = self.poller.drained() else { return Ok(false) };
+        let Some(looks) = self.poller.drained() else { return Ok(false) };
         let burst = self.ring.begin();
-        while !self.available.has_more(burst.ram())? {
-            if self.sleep.is_over() || clock::now() >= until {
-                self.poller.missed();
-                return Ok(false);
+        for _ in 0..looks {
+            if self.available.has_more(burst.ram())? {
+                self.poller.found();
+                return Ok(true);
+            }
+            if self.sleep.is_over() {
+                break;
             }
             std::hint::spin_loop();
         }
-        Ok(true)
+        self.poller.missed();
+        Ok(false)
     }
 
     /// Waits for [`FORGET_NAP`] for more FORGETs, for which no program waits. So a guest that
@@ -237,7 +240,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         if self.sleep.is_over() {
             return Ok(false);
         }
-        std::thread::park_timeout(FORGET_NAP);
+        self.sleep.nap(FORGET_NAP);
         self.available.has_more(self.ring.begin().ram())
     }
 
@@ -286,14 +289,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
     /// Waits for `owed`, the time by which the guest has exceeded its speed limit, or until the
     /// loop must stop. It is called outside of bursts.
     fn throttle(&self, owed: Duration) {
-        let until = clock::now().checked_add(owed);
-        while !self.sleep.is_over() {
-            let left = until.map_or(THROTTLE_NAP_MAX, |until| until.saturating_duration_since(clock::now()));
-            if left.is_zero() {
-                return;
-            }
-            std::thread::park_timeout(left.min(THROTTLE_NAP_MAX));
-        }
+        self.sleep.nap(owed);
     }
 
     fn give_back(&self, burst: &Burst<'_>, batch: &mut Batch) -> Result<(), RingError> {

@@ -117,7 +117,10 @@ impl Regions {
     }
 
     /// Takes a new description of the memory. Rings see it when the kind of each region is known.
-    pub(super) fn follow(&self, all: &GuestMemoryMmap) {
+    ///
+    /// Returns the memory from before. The caller drops it when no request uses it anymore. So it
+    /// is the caller that unmaps it, and not a queue thread, which may not.
+    pub(super) fn follow(&self, all: &GuestMemoryMmap) -> SharedViews {
         let mut known = self.known.lock();
         let present: BTreeSet<Key> = all.iter().map(key).collect();
         let mut ram = self.load().view().ram.clone();
@@ -147,7 +150,7 @@ impl Regions {
         }
         known.regions = present;
         let is_less = ram.num_regions() < all.num_regions();
-        self.views.store(Arc::new(Views { all: all.clone(), ram: is_less.then_some(ram) }));
+        self.views.swap(Arc::new(Views { all: all.clone(), ram: is_less.then_some(ram) }))
     }
 
     /// Returns the kind of a region. A region without a known file is not RAM.

@@ -13,7 +13,6 @@ use std::fmt;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 use vhost_user_backend::{VringMutex, VringT as _};
 use virtio_queue::{Error as QueueError, QueueT as _};
 use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestMemoryBackend as _, GuestMemoryMmap};
@@ -485,11 +484,10 @@ impl Ring {
         self.in_flight.lock().has_room(effort)
     }
 
-    /// Waits for the room of [`Ring::has_room`], but not past `until`, and not if the queue thread
-    /// must stop.
-    pub(super) fn wait_for_room(&self, effort: Option<Effort>, until: Option<Instant>, sleep: &Sleep) {
+    /// Waits for the room of [`Ring::has_room`], but not if the queue thread must stop.
+    pub(super) fn wait_for_room(&self, effort: Option<Effort>, sleep: &Sleep) {
         let counts = self.in_flight.lock();
-        let mut counts = self.quiet.wait_while(counts, until, |counts| {
+        let mut counts = self.quiet.wait_while(counts, None, |counts| {
             let waits = !sleep.is_over() && !counts.has_room(effort);
             counts.is_awaited |= waits;
             waits

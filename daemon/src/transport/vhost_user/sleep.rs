@@ -2,6 +2,7 @@
 //! guest kicks or the thread must stop. A sleep is one system call.
 
 use super::split_ring::RingError;
+use crate::limits::NAP_MAX;
 use crate::sync::clock;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
@@ -10,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Tells a queue thread to stop after its current request.
@@ -47,10 +48,13 @@ pub(super) fn raise(event: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// The sleep of a queue thread.
+/// The sleep of a queue thread. None of its waits uses a timer that an interruption continues, or
+/// reads the clock.
 #[derive(Debug)]
 pub(super) struct Sleep {
     epoll: OwnedFd,
+    /// Has only the event of `stop`.
+    nap: OwnedFd,
     stop: Arc<StopSignal>,
 }
 
@@ -70,7 +74,9 @@ impl Sleep {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, kick, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
         epoll::add(&epoll, &stop.event, EventData::new_u64(1), EventFlags::IN)?;
-        Ok(Self { epoll, stop })
+        let nap = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&nap, &stop.event, EventData::new_u64(1), EventFlags::IN)?;
+        Ok(Self { epoll, nap, stop })
     }
 
     /// Returns whether the queue thread must stop.
@@ -94,62 +100,95 @@ impl Sleep {
             }
         }
     }
+
+    /// Sleeps for this time, but not for longer than [`NAP_MAX`], or until the thread must stop. No
+    /// kick ends it.
+    ///
+    /// Returns early if a signal interrupts it. A guest cannot cause that.
+    pub(super) fn nap(&self, time: Duration) {
+        let Ok(time) = Timespec::try_from(time.min(NAP_MAX)) else { return };
+        let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 1];
+        // Ignore the result: the thread checks what it waits for.
+        epoll::wait(&self.nap, &mut events, Some(&time)).unwrap_or_default();
+    }
 }
 
-/// Weight of the past in the average of gaps, in quarters.
-const PAST: u32 = 3;
-/// Largest gap that counts, in budgets. So one pause ends polling, and a few quick requests begin
-/// it again.
-const GAP_MAX: u32 = 8;
+/// Iterations that [`PollBudget::measured`] measures at once.
+const MEASURED_SPINS: u32 = 500;
+/// Number of measurements, of which the fastest counts: an interruption only makes one slower.
+const MEASUREMENTS: u32 = 5;
+
+/// Number of times that a queue thread looks at its ring before it sleeps. Zero: it does not poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PollBudget(u32);
+
+impl PollBudget {
+    /// No polling.
+    pub const NONE: Self = Self(0);
+
+    /// Returns the number of looks that take about `time`, by a measurement on this host. A queue
+    /// thread counts its looks, because it does not read the clock.
+    pub fn measured(time: Duration) -> Self {
+        if time.is_zero() {
+            return Self::NONE;
+        }
+        let ring = AtomicU32::new(0);
+        let measure = || {
+            let began = clock::now();
+            for _ in 0..MEASURED_SPINS {
+                std::hint::black_box(ring.load(Ordering::Acquire));
+                std::hint::spin_loop();
+            }
+            clock::elapsed(began)
+        };
+        let fastest = (0..MEASUREMENTS).map(|_| measure()).min().unwrap_or_default();
+        let looks = time.as_nanos().saturating_mul(MEASURED_SPINS.into()) / fastest.as_nanos().max(1);
+        Self(u32::try_from(looks).unwrap_or(u32::MAX).max(1))
+    }
+}
+
+/// Largest number of doublings of the pause between two polls: 64 requests.
+const MISSES_MAX: u32 = 6;
 
 /// Decides whether a queue thread polls its ring before it sleeps.
 ///
 /// A guest that waits for each reply sends its next request soon after it. A thread that still
-/// polls then saves the guest's kick and its own sleep. It polls only while requests have lately
-/// come within its budget of time. If it finds nothing in that time, it sleeps, and does not poll
-/// again before several requests have come quickly: if guest and thread share a processor, polling
-/// delays the request that it waits for.
+/// polls then saves the guest's kick and its own sleep. If it finds nothing, it sleeps, and lets
+/// some requests pass before it polls again: after each further failure twice as many, after each
+/// success half as many. So a thread that shares a processor with its guest, where polling delays
+/// the request that it waits for, polls for one request in 65.
 #[derive(Debug)]
 pub(super) struct Poller {
-    /// Time for which to poll. Zero: never.
-    budget: Duration,
-    /// The average time between an empty ring and the next request.
-    average: Duration,
-    drained: Option<Instant>,
+    budget: PollBudget,
+    /// Polls without a request, less those with one: 0 to [`MISSES_MAX`].
+    misses: u32,
+    /// Requests to let pass before the next poll.
+    pass: u32,
 }
 
 impl Poller {
     /// Makes a poller that polls for at most `budget`.
-    pub(super) const fn new(budget: Duration) -> Self {
-        Self { budget, average: budget.saturating_mul(GAP_MAX), drained: None }
+    pub(super) const fn new(budget: PollBudget) -> Self {
+        Self { budget, misses: 0, pass: 0 }
     }
 
-    /// Notes that the ring is empty. Returns the end of polling, or `None` if polling is not worth
-    /// it.
-    pub(super) fn drained(&mut self) -> Option<Instant> {
-        if self.budget.is_zero() {
-            return None;
-        }
-        let now = clock::now();
-        self.drained = Some(now);
-        if self.average > self.budget { None } else { now.checked_add(self.budget) }
+    /// Notes that the ring is empty. Returns how often to look at it, or `None` if polling is not
+    /// worth it.
+    pub(super) fn drained(&mut self) -> Option<u32> {
+        let next = self.pass.checked_sub(1);
+        self.pass = next.unwrap_or(0);
+        (next.is_none() && self.budget.0 > 0).then_some(self.budget.0)
     }
 
-    /// Notes that a request has come.
-    pub(super) fn came(&mut self) {
-        if let Some(drained) = self.drained.take() {
-            self.learn(clock::elapsed(drained));
-        }
+    /// Notes that a request came while the thread polled.
+    pub(super) fn found(&mut self) {
+        self.misses = self.misses.saturating_sub(1);
     }
 
     /// Notes that no request came in time.
     pub(super) fn missed(&mut self) {
-        self.average = self.budget.saturating_mul(GAP_MAX);
-    }
-
-    fn learn(&mut self, gap: Duration) {
-        let gap = gap.min(self.budget.saturating_mul(GAP_MAX));
-        self.average = self.average.saturating_mul(PAST).saturating_add(gap) / PAST.saturating_add(1);
+        self.misses = self.misses.saturating_add(1).min(MISSES_MAX);
+        self.pass = 1 << self.misses;
     }
 }
 
@@ -199,71 +238,92 @@ mod tests {
     }
 
     #[test]
+    fn no_kick_ends_a_nap() {
+        let kick = kick();
+        let sleep = Sleep::new(&kick, Arc::new(StopSignal::new().unwrap())).unwrap();
+        let (began, time) = (clock::now(), Duration::from_millis(5));
+        raise(&kick).unwrap();
+        sleep.nap(time);
+        assert!(clock::elapsed(began) >= time);
+        assert!(sleep.until_kicked(None).unwrap());
+    }
+
+    #[test]
     fn a_stop_ends_every_sleep() {
         let (kick, stop) = (kick(), Arc::new(StopSignal::new().unwrap()));
         let sleep = Sleep::new(&kick, Arc::clone(&stop)).unwrap();
         stop.request();
         for _ in 0..2 {
             assert!(!sleep.until_kicked(None).unwrap());
+            sleep.nap(Duration::from_hours(1));
         }
     }
 
-    const BUDGET: Duration = Duration::from_micros(50);
+    fn poller() -> Poller {
+        Poller::new(PollBudget(100))
+    }
 
     #[test]
-    fn polling_begins_when_requests_come_quickly() {
-        let mut poller = Poller::new(BUDGET);
-        assert!(poller.drained().is_none());
-        let mut quick = 0;
-        while poller.drained().is_none() {
-            poller.learn(BUDGET / 4);
-            quick += 1;
+    fn quick_requests_are_polled_for_without_a_pause() {
+        let mut poller = poller();
+        for _ in 0..100 {
+            assert_eq!(poller.drained(), Some(100));
+            poller.found();
         }
-        assert!((3..20).contains(&quick), "{quick}");
     }
 
     #[test]
     fn a_poll_without_a_request_is_not_repeated_at_once() {
-        let mut poller = Poller::new(BUDGET);
-        for _ in 0..100 {
-            poller.learn(Duration::ZERO);
-        }
+        let mut poller = poller();
         assert!(poller.drained().is_some());
         poller.missed();
-        let mut quick = 0;
-        while poller.drained().is_none() {
-            poller.learn(Duration::ZERO);
-            quick += 1;
-        }
-        assert!((5..20).contains(&quick), "{quick}");
-    }
-
-    #[test]
-    fn one_long_pause_ends_polling() {
-        let mut poller = Poller::new(BUDGET);
-        for _ in 0..100 {
-            poller.learn(BUDGET / 4);
-        }
+        assert!([poller.drained(), poller.drained()].iter().all(Option::is_none));
         assert!(poller.drained().is_some());
-        poller.learn(Duration::from_secs(1));
-        assert!(poller.drained().is_none());
     }
 
     #[test]
-    fn slow_requests_are_not_polled_for() {
-        let mut poller = Poller::new(BUDGET);
-        for _ in 0..100 {
-            poller.learn(BUDGET * 2);
+    fn slow_requests_are_seldom_polled_for() {
+        let mut poller = poller();
+        let mut polls = 0;
+        for _ in 0..10_000 {
+            if poller.drained().is_some() {
+                poller.missed();
+                polls += 1;
+            }
         }
-        assert!(poller.drained().is_none());
+        assert!((100..200).contains(&polls), "{polls}");
+    }
+
+    #[test]
+    fn polling_begins_again_when_requests_come_quickly() {
+        let mut poller = poller();
+        for _ in 0..100 {
+            if poller.drained().is_some() {
+                poller.missed();
+            }
+        }
+        let slept = (0..1000)
+            .filter(|_| {
+                let is_asleep = poller.drained().is_none();
+                if !is_asleep {
+                    poller.found();
+                }
+                is_asleep
+            })
+            .count();
+        assert!(slept <= 1 << MISSES_MAX, "{slept}");
     }
 
     #[test]
     fn without_a_budget_there_is_no_polling() {
-        let mut poller = Poller::new(Duration::ZERO);
-        for _ in 0..10 {
-            assert!(poller.drained().is_none());
-            poller.came();
-        }
+        assert_eq!(PollBudget::measured(Duration::ZERO), PollBudget(0));
+        let mut poller = Poller::new(PollBudget(0));
+        assert!((0..10).all(|_| poller.drained().is_none()));
+    }
+
+    #[test]
+    fn a_budget_grows_with_its_time() {
+        let [short, long] = [1, 1000].map(|us| PollBudget::measured(Duration::from_micros(us)).0);
+        assert!(short >= 1 && long >= 10 * short, "{short}, {long}");
     }
 }

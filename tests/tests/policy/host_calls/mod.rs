@@ -160,15 +160,15 @@ impl Writer {
 }
 
 /// Stops all threads for a moment. A wait with a timeout then continues by another call.
-fn interrupt(run: &Run) {
-    rustix::process::kill_process(run.process(), Signal::STOP).unwrap();
-    let status = format!("/proc/{}/status", run.process().as_raw_pid());
+fn interrupt(process: Pid) {
+    rustix::process::kill_process(process, Signal::STOP).unwrap();
+    let status = format!("/proc/{}/status", process.as_raw_pid());
     let began = Instant::now();
     while !fs::read_to_string(&status).unwrap().to_lowercase().contains("state:\tt") {
         assert!(began.elapsed() < LIMIT, "the process does not stop");
         std::thread::yield_now();
     }
-    rustix::process::kill_process(run.process(), Signal::CONT).unwrap();
+    rustix::process::kill_process(process, Signal::CONT).unwrap();
 }
 
 /// Exceeds the process's own limit on files, which is above the daemon's.
@@ -233,7 +233,7 @@ fn every_allowed_call_is_used_and_no_other() {
     run.play();
     let mut writer = Writer::new(run.daemon.socket());
     writer.reply_body(&writer.fsync(), 0);
-    interrupt(&run);
+    interrupt(run.process());
     do_the_rest(&mut writer);
     pass_the_limit_on_files(&run, &mut writer);
     drop(writer);
@@ -250,7 +250,7 @@ fn every_allowed_call_is_used_and_no_other() {
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| (0..60).for_each(|_| drop(writer.reply_body(&writer.fsync(), 0))));
         while !asking.is_finished() {
-            interrupt(&run);
+            interrupt(run.process());
             std::thread::park_timeout(Duration::from_millis(50));
         }
     });
@@ -260,6 +260,7 @@ fn every_allowed_call_is_used_and_no_other() {
     seen.read(&logged(), Processes::Two);
     supervised(&mut seen);
     on_other_file_systems(&mut seen);
+    mounted_slowly(&mut seen);
     assert_eq!(seen.strange, BTreeSet::new(), "calls that no row is there for");
     assert_eq!(seen.missing(), Vec::<String>::new(), "rows without a call");
 }
@@ -409,5 +410,39 @@ fn mounted(seen: &mut Seen) {
     seen.read(&run.ended(), Processes::Two);
     unmount_when_unused(&path("mnt")).unwrap();
     assert!(program.wait(LIMIT).unwrap().is_some(), "{}", program.stderr());
+    seen.read(&fs::read_to_string(path("trace")).unwrap(), Processes::One);
+}
+
+/// Runs `pinhole mount` under a speed limit, interrupts it, and lets it refuse a request. The log
+/// is a socket.
+fn mounted_slowly(seen: &mut Seen) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["host", "mnt"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    let (slow, _file) = policy("deny = [\"mkdir\"]\n[limits]\noperations-per-second = 20\n");
+    let (log, standard_error) = UnixStream::pair().unwrap();
+    let [strace, options @ ..] = &strace(&path("trace"))[..] else { panic!("no strace") };
+    let mut command = Command::new(strace);
+    command.args(options).arg(pinhole_program().unwrap()).args(["mount", "--log-level=debug", &slow]);
+    command.arg(path("host")).arg(path("mnt"));
+    let mut mount = command.stderr(OwnedFd::from(standard_error)).spawn().unwrap();
+    let mut lines = BufReader::new(log).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("Mounted ")));
+    let process = serving(mount.id());
+    std::thread::scope(|scope| {
+        let name = |number: usize| path("mnt").join(number.to_string());
+        let asking = scope.spawn(move || (0..60).filter(|number| name(*number).exists()).count());
+        while !asking.is_finished() {
+            interrupt(process);
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        assert_eq!(asking.join().unwrap(), 0);
+    });
+    assert!(fs::create_dir(path("mnt/folder")).is_err());
+    assert!(lines.any(|line| line.contains("denied")));
+    unmount_when_unused(&path("mnt")).unwrap();
+    assert!(mount.wait().unwrap().success());
     seen.read(&fs::read_to_string(path("trace")).unwrap(), Processes::One);
 }

@@ -38,6 +38,7 @@ use crate::passthrough::inodes::freshness::guest_cache::name_mark;
 use crate::passthrough::inodes::lookup::Found;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::Stat;
+use crate::sync::clock;
 use pinhole_protocol::{Entry, Errno, InitFlags, Name, NodeId, Open};
 use rustix::fs::OFlags;
 use std::os::fd::{AsFd, OwnedFd};
@@ -68,7 +69,7 @@ impl Inodes {
     /// the change.
     fn is_recently_changed(&self, node: &NodeRef, stat: &Stat) -> bool {
         // A server has a clock of its own.
-        node.mount.traits.remote || is_within(self.entry_timeout, stat, SystemTime::now())
+        node.mount.traits.remote || is_within(self.entry_timeout, stat, clock::wall())
     }
 
     /// Returns whether an OPEN repeats an OPEN that got ESTALE. The repeated OPEN must succeed.
