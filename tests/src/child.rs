@@ -1,4 +1,4 @@
-//! Waiting for child processes.
+//! Waits for child processes.
 
 use std::io;
 use std::process::Child;

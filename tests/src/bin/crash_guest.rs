@@ -25,7 +25,7 @@ struct Arguments {
     /// The number of acts in progress at the same time
     #[arg(long)]
     lanes: u32,
-    /// Reboot without DESTROY after so many acts, as a crashed guest does, and end
+    /// Reboot without DESTROY after this number of acts, as a crashed guest does, and end
     #[arg(long)]
     reboot_after: Option<u64>,
 }

@@ -20,7 +20,7 @@ pub use tree::{Act, NamedObject, Tree};
 /// acknowledged.
 pub fn line(lane: usize, said: LaneEvent) -> String {
     match said {
-        LaneEvent::Asks => format!("+{lane}\n"),
+        LaneEvent::Sends => format!("+{lane}\n"),
         LaneEvent::Done => format!("={lane}\n"),
     }
 }

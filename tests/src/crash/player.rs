@@ -23,7 +23,7 @@ pub const HELD: &str = "held";
 /// File of the root on which the guest waits for [`AWAITED_LOCK`].
 pub const AWAITED: &str = "awaited";
 
-/// Lock that the guest waits for, and that another guest has to hold meanwhile.
+/// Lock that this guest waits for. The test must let another guest hold it.
 pub const AWAITED_LOCK: Lock = Lock::posix(WRITE, 1, 0, 9);
 
 /// Index of the queue of the waiting lock request.
@@ -37,7 +37,7 @@ const ROUND: usize = 250;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LaneEvent {
     /// The guest sends the request of its act.
-    Asks,
+    Sends,
     /// The act was acknowledged.
     Done,
 }
@@ -120,10 +120,10 @@ impl Player {
                 }
                 self.asked = 0;
                 for lane in 0..self.lanes.len() {
-                    self.ask(lane, &mut tell)?;
+                    self.send_act(lane, &mut tell)?;
                 }
             }
-            let (asked, reply) = self.client.any()?;
+            let (asked, reply) = self.client.next_reply()?;
             let Some(lane) = self.under_way.remove(&asked) else {
                 reply.success()?;
                 continue;
@@ -134,7 +134,7 @@ impl Player {
                 return Ok(());
             }
             if goes_on && self.asked < ROUND {
-                self.ask(lane, &mut tell)?;
+                self.send_act(lane, &mut tell)?;
             }
         }
     }
@@ -151,7 +151,7 @@ impl Player {
     }
 
     /// Sends the request of a lane's act.
-    fn ask(
+    fn send_act(
         &mut self,
         lane: usize,
         tell: &mut impl FnMut(usize, LaneEvent) -> Result<bool, FrontendError>,
@@ -159,7 +159,7 @@ impl Player {
         let Some(act) = self.lanes.get(lane).map(|lane| &lane.act) else { return Ok(()) };
         let message = act.message(self.directory, |name| self.opened.get(name).copied());
         let (frame, room) = message.ok_or_else(|| FrontendError::Reply(format!("{act:?}: not open")))?;
-        tell(lane, LaneEvent::Asks)?;
+        tell(lane, LaneEvent::Sends)?;
         let asked = self.client.submit(frame, room)?;
         self.asked += 1;
         self.under_way.insert(asked, lane);

@@ -79,8 +79,8 @@ impl Window {
         Ok(Self::over(ours, len, rules, Some(guest.connection().clone()))?)
     }
 
-    /// Makes a window of `len` bytes over the VMM's end of a back channel. `connection` is closed
-    /// when the VMM stops.
+    /// Makes a window of `len` bytes. `stream` is the VMM's end of a back channel. `connection` is
+    /// closed when the VMM stops.
     ///
     /// # Errors
     /// Fails if the thread of the VMM cannot be started.
@@ -251,8 +251,8 @@ impl Window {
         self.channel.shutdown(Shutdown::Both)
     }
 
-    /// Waits until so many messages have arrived in total, answered or not. Returns `false` if the
-    /// time limit passes.
+    /// Waits until this number of messages has arrived in total, answered or not. Returns `false`
+    /// if the time limit passes.
     pub fn wait_for_messages(&self, received: u64) -> bool {
         let too_few = |state: &mut State| state.counts.received < received;
         let waited = self.shared.changed.wait_timeout_while(self.state(), LIMIT, too_few);
@@ -354,7 +354,7 @@ mod tests {
         daemon.shmem_map(&range(0, 2 * SLOT, 0), &read_only(&short)).unwrap();
         assert_eq!(window.load(0, 4).unwrap(), b"here");
         assert_eq!(window.store(0, b"gone"), Err(Errno::FAULT));
-        assert_eq!(window.load(SLOT, 1), Err(Errno::FAULT), "behind the end of the file");
+        assert_eq!(window.load(SLOT, 1), Err(Errno::FAULT), "past the end of the file");
         daemon.shmem_map(&range(SLOT, SLOT, 1), &short).unwrap();
         daemon.shmem_map(&range(0, SLOT, 1), &read_only(&short)).unwrap_err();
         window.store(SLOT, b"gone").unwrap();

@@ -140,7 +140,7 @@ impl Shared {
             std::thread::park_timeout(time);
         }
         let (map, Some(range)) = (message.code == SHMEM_MAP, message.range) else {
-            self.lock().faults.push(format!("message {} is no range", message.code));
+            self.lock().faults.push(format!("message {} is not about a range", message.code));
             return false;
         };
         let fault = if stopped {

@@ -22,7 +22,7 @@ const BLOCK_LEN: usize = 4096;
 /// Space of the tmpfs in addition to the disk, in bytes.
 const SPARE_LEN: u64 = 1 << 20;
 
-/// Mounted ext4 on such a disk. `drop` removes both.
+/// Mounted ext4 on a disk that can fail. `drop` unmounts it and removes the disk.
 #[derive(Debug)]
 pub struct FailingDisk {
     // Dropped in this order.
@@ -59,7 +59,7 @@ impl FailingDisk {
         self.memory.folder().join(name)
     }
 
-    /// Creates a file of so many blocks and writes it to the disk.
+    /// Creates a file of `blocks` blocks and writes it to the disk.
     ///
     /// # Errors
     /// Fails with the error of the host.

@@ -104,7 +104,7 @@ pub fn fetched_program(path: &str) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Mounted file system on a disk that keeps a log. `drop` removes both.
+/// Mounted file system on a disk that keeps a log. `drop` unmounts it and removes the disk.
 #[derive(Debug)]
 pub struct LoggedDisk {
     kind: FileSystem,
@@ -134,9 +134,10 @@ impl Work {
     }
 }
 
-/// Process that serves the disk, in its own mount namespace. The disk is mounted in another
-/// namespace: if this process were the last one there, its end would unmount the disk, and the
-/// unmount would wait for the disk forever. The file of the disk is visible nowhere else.
+/// Process that serves the disk, in its own mount namespace. The file of the disk is visible only
+/// there, and the disk is mounted in another namespace. Otherwise this process could be the last
+/// one in the namespace of the mount. Its end would then unmount the disk, and the unmount would
+/// wait forever for a disk that no process serves.
 #[derive(Debug)]
 struct Server(Child);
 

@@ -31,7 +31,7 @@ impl SharedFolder {
         Ok(Self(folder))
     }
 
-    /// Returns the folder around the directory. The daemons may write in all of it.
+    /// Returns the folder around the directory. The daemons may write anywhere in this folder.
     pub fn folder(&self) -> &Path {
         self.0.path()
     }
@@ -140,11 +140,11 @@ impl Client {
         Ok(self.answered.contains_key(&asked.0))
     }
 
-    /// Waits for any reply that has not been taken.
+    /// Waits for the next reply, of any request.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
-    pub fn any(&mut self) -> Result<(PendingRequest, Reply), FrontendError> {
+    pub fn next_reply(&mut self) -> Result<(PendingRequest, Reply), FrontendError> {
         loop {
             if let Some(unique) = self.answered.keys().next().copied()
                 && let Some(reply) = self.answered.remove(&unique)

@@ -178,7 +178,7 @@ pub fn u64_at(body: &[u8], at: usize) -> Result<u64, FrontendError> {
 }
 
 /// Checks the properties of every reply: it has the `unique` of the request, its length is the used
-/// length, and no byte behind it was written.
+/// length, and the device wrote no byte after it.
 ///
 /// # Errors
 /// [`FrontendError::Reply`] with the property that does not hold.

@@ -12,7 +12,7 @@ pub struct Reply {
     pub used_len: u32,
     /// First `used_len` bytes of the reply buffers.
     pub bytes: Vec<u8>,
-    /// Whether no byte behind them was written.
+    /// Whether the device wrote no byte after `bytes`.
     pub rest_untouched: bool,
 }
 

@@ -54,7 +54,7 @@ impl<'f> Message<'f> {
         if sent == part.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    /// Sends all of it.
+    /// Sends the whole message.
     ///
     /// # Errors
     /// Fails if the daemon has closed the connection.

@@ -2,9 +2,10 @@
 //! each at a single moment between its call and its return, that explains every result
 //! (linearizability; Herlihy and Wing, 1990).
 //!
-//! The search is that of Wing and Gong (1993), which tries each call that may come next, with
-//! Lowe's memory of visited states. It uses no files and no clock. A history of several objects has
-//! an explanation if that of each object has one, so each object is checked by itself.
+//! The algorithm of Wing and Gong (1993) tries each call that may come next. As Lowe proposes, the
+//! checker remembers the states that it has visited. It uses no files and no clock. The history of
+//! several objects can be explained if the calls of each object can be explained. So each object is
+//! checked by itself.
 
 pub mod length;
 pub mod log;

@@ -50,7 +50,7 @@ impl GuestProgram {
         let unfinished = self.channel.join("unfinished");
         let asked = fs::write(&unfinished, line)
             .and_then(|()| fs::rename(&unfinished, self.channel.join(format!("ask-{}", self.asked))));
-        asked.map_err(Fault::host("cannot ask"))
+        asked.map_err(Fault::host("cannot send a request to a guest program"))
     }
 
     /// Waits for the reply to the last request.

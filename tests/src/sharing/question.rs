@@ -7,7 +7,7 @@ use super::subject::Subject;
 /// Topic of a question. A test of a suite asks the questions of some groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// Visibility of changes by others, and its time.
+    /// When changes by other participants become visible.
     Seen,
     /// Names that all guests make, move and remove at the same time.
     Names,
@@ -31,7 +31,7 @@ pub enum Promised {
 }
 
 impl Promised {
-    /// Returns whether a subject promises this. virtiofsd promises nothing here.
+    /// Returns whether a subject makes this promise. virtiofsd makes none of them.
     pub fn by(self, subject: Subject) -> bool {
         match subject {
             Subject::Strict => true,
@@ -72,7 +72,7 @@ impl Question {
         self
     }
 
-    /// Returns the same question, promised for close-to-open modes too.
+    /// Returns the same question, with a promise that holds for close-to-open modes too.
     pub(crate) const fn and_auto(self) -> Self {
         self.promised(Promised::StrictAndAuto)
     }

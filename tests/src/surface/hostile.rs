@@ -107,9 +107,9 @@ fn numbers(guest: &mut SurfaceGuest, file: u64, numbers: &[u64]) -> Result<()> {
     guest.release(file, handle)
 }
 
-/// Sends offsets that are no `off_t`, then requests that do not decode, then malformed chains. The
-/// daemon must return each request, with or without a reply. virtiofsd 1.14 ends at a READ with
-/// such an offset.
+/// Sends offsets that do not fit into `off_t`, then requests that do not decode, then malformed
+/// chains. The daemon must return each request, with or without a reply. virtiofsd 1.14 ends at a
+/// READ with such an offset.
 pub(super) fn malformed(guest: &mut SurfaceGuest) -> Result<()> {
     let file = guest.lookup(ROOT, "file")?;
     numbers(guest, file, &[1 << 63, u64::MAX])?;

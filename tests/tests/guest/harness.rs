@@ -1,7 +1,7 @@
 //! Is the harness reliable? The output is intact, exit codes are kept, failures are noticed, no
 //! process is left, and only the test's own folder is writable.
 //!
-//! The packaged virtiofsd serves these guests, so that a fault here is one of the harness.
+//! The packaged virtiofsd serves these guests, so a failure here is a fault of the harness.
 
 use std::collections::BTreeSet;
 use std::fs;

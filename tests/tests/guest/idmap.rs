@@ -1,4 +1,4 @@
-//! Does an idmapped mount of a share behave as one of a local ext4?
+//! Does an idmapped mount of a share behave as an idmapped mount of a local ext4?
 
 use super::cases::{Shared, boot, serve};
 

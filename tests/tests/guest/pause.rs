@@ -1,7 +1,7 @@
 //! Can a VM be paused at any moment?
 //!
-//! Stock QEMU stops and continues a guest that reserves space and syncs files. No operation of the
-//! guest may fail, and QEMU may not wait for requests that the guest has queued.
+//! An unmodified QEMU stops and continues a guest that reserves space and syncs files. No operation
+//! of the guest may fail, and QEMU may not wait for requests that the guest has queued.
 
 use std::fs;
 use std::time::Duration;

@@ -64,8 +64,7 @@ fn privileged_bits_drop_as_on_a_local_file_system() {
             for (seen, expected) in here.iter().zip(local).filter(|(seen, expected)| seen != expected) {
                 match reason_for((place, caller), seen, expected) {
                     // Root gets the results of a local directory if requests name their caller.
-                    // With
-                    // --allow-idmap they do not.
+                    // With --allow-idmap they do not.
                     Some(reason) if *caller != "root" || place == "idmap" => drop(reasons.insert(reason)),
                     _ => found.push(format!("{place} {caller}: {seen}, local {expected}")),
                 }

@@ -21,7 +21,7 @@ use std::fs;
 const NEXT: u16 = Descriptor::NEXT;
 const WRITABLE: u16 = Descriptor::WRITE;
 const INDIRECT: u16 = Descriptor::INDIRECT;
-/// First address behind the guest's memory.
+/// First address after the guest's memory.
 const MEMORY_END: u64 = MEMORY_START + MEMORY_LEN;
 /// Memory that the daemon's allocator may keep after any number of requests, in KiB.
 const SLACK_KIB: u64 = 8 << 10;
@@ -145,14 +145,14 @@ impl Scene {
 fn send_and_check(bench: &mut Bench, queue: usize, message: &[u8], room: usize) {
     let reply = bench.guest.raw(queue, &limited(message), room).unwrap();
     if reply.is_unanswered() {
-        assert!(reply.rest_untouched, "given back without an answer, yet written to");
+        assert!(reply.rest_untouched, "the daemon wrote to the buffers of a request without a reply");
         return;
     }
     let unique = u64_at(message, 8).unwrap();
     pinhole_tests::frontend::frame::check(&reply, unique).unwrap();
 }
 
-/// Returns the message, but limits FALLOCATE to 16 MiB, because the host's disk is limited.
+/// Returns the message. Limits the length of a FALLOCATE to 16 MiB, to save disk space on the host.
 fn limited(message: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
     if message.get(4..8) == Some(&FALLOCATE.to_le_bytes()) {
@@ -161,8 +161,8 @@ fn limited(message: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Checks that the daemon serves the guest, if necessary after another INIT: the last message may
-/// have been a DESTROY or an INIT of another version.
+/// Checks that the daemon serves the guest, if necessary after another INIT, as the last message
+/// may have been a DESTROY or an INIT of another version.
 #[track_caller]
 fn still_serves(bench: &mut Bench) {
     if bench.is_alive().is_err() {
@@ -205,7 +205,7 @@ fn every_length_but_the_right_one_is_refused() {
 }
 
 #[test]
-fn every_room_for_an_answer_is_respected() {
+fn every_reply_stays_within_its_space() {
     let mut bench = Bench::new().unwrap();
     let scene = Scene::begin(&mut bench);
     for message in scene.messages() {
@@ -217,7 +217,7 @@ fn every_room_for_an_answer_is_respected() {
 }
 
 #[test]
-fn every_number_may_be_any_number() {
+fn any_number_in_any_field_is_handled() {
     let mut bench = Bench::new().unwrap();
     let extremes =
         [1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, 1 << 62, (1 << 63) - 1, 1 << 63, u64::MAX];
@@ -238,7 +238,7 @@ fn every_number_may_be_any_number() {
 }
 
 #[test]
-fn every_opcode_may_have_any_body() {
+fn any_body_with_any_opcode_is_handled() {
     let mut bench = Bench::new().unwrap();
     let scene = Scene::begin(&mut bench);
     let bodies = scene.messages();
@@ -272,7 +272,7 @@ fn nodes_and_handles_that_were_never_given_are_refused() {
 }
 
 #[test]
-fn a_forget_takes_no_more_than_there_is() {
+fn forget_above_the_lookups_affects_no_other_node() {
     let mut bench = Bench::new().unwrap();
     let Scene { file, handle, .. } = Scene::begin(&mut bench);
     for node in [ROOT, file, file, 77, u64::MAX] {
@@ -282,7 +282,7 @@ fn a_forget_takes_no_more_than_there_is() {
     }
     bench.is_alive().unwrap();
     let getattr = Frame::new(GETATTR, file).u32(0).u32(0).u64(0);
-    assert_ne!(bench.errno(getattr, 104).unwrap(), 0, "a node forgotten to the end is gone");
+    assert_ne!(bench.errno(getattr, 104).unwrap(), 0, "a node without lookups is still valid");
     let read = Frame::new(READ, file).u64(handle).u64(0).u32(16).u32(0).u64(0).u32(0).u32(0);
     let reply = bench.ask(read, 16).unwrap();
     assert!(reply.error().unwrap().is_some() || reply.success().unwrap() == b"0123456789");
@@ -295,7 +295,7 @@ fn a_fifo_and_a_device_are_never_opened() {
     for (name, mode, device) in [("fifo", 0o010_666, 0), ("null", 0o020_666, 0x103), ("socket", 0o140_666, 0)]
     {
         let made = Frame::new(MKNOD, ROOT).u32(mode).u32(device).u32(0).u32(0).name(name);
-        // A host may not let its daemon make devices. Then there is no device to open.
+        // If the host does not let the daemon make devices, there is no device to open.
         let made = bench.ask(made, 128).unwrap();
         if made.error().unwrap().is_some() {
             assert_eq!(name, "null");
@@ -435,7 +435,7 @@ fn invalid_head_stops_only_its_queue() {
 fn overfull_ring_stops_only_its_queue() {
     only_that_queue_stops(|bench| {
         let (queue, memory) = bench.guest.queue(1).unwrap();
-        // INIT was a request on this queue, so the index is 1.
+        // INIT was the only request on this queue, so its index is 1.
         queue.publish(memory, 1 + 129).unwrap();
     });
 }
@@ -526,7 +526,7 @@ fn random_chain(random: &mut Random, here: u64) -> Vec<Descriptor> {
 }
 
 #[test]
-fn ten_thousand_mutations_leave_no_mark() {
+fn ten_thousand_mutations_leak_and_break_nothing() {
     let seed: u64 =
         std::env::var("PINHOLE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -543,7 +543,9 @@ fn ten_thousand_mutations_leave_no_mark() {
         if round % 250 == 0 {
             messages = Scene::begin(&mut bench).messages();
         }
-        // Ten thousand rounds may use no more of the host than a thousand.
+        // After ten thousand rounds, the daemon may hold no more memory and descriptors than after
+        // one
+        // thousand.
         if round == 1000 {
             before = Some(bench.footprint().unwrap());
         }

@@ -19,7 +19,8 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Makes a file and a directory with a file beside the share. They are compared before and after.
+/// Makes a file, and a directory with a file, beside the share. The tests check that neither
+/// changes.
 fn plant_canaries(bench: &Bench) {
     fs::write(bench.folder().join("canary"), "untouched").unwrap();
     fs::create_dir(bench.folder().join("outside")).unwrap();
@@ -149,7 +150,7 @@ fn unterminated_name_or_trailing_bytes_are_refused() {
     let before = outside(&bench);
     fs::write(bench.host("good"), "inside").unwrap();
     for opcode in [LOOKUP, UNLINK, RMDIR] {
-        // No NUL; a NUL inside; bytes behind the NUL.
+        // Without a NUL, with a NUL inside, and with bytes after the NUL.
         for bytes in [&b"good"[..], b"go\0od", b"go\0od\0", b"good\0\0", b"good\0../canary\0", b"\0good\0"] {
             let frame = Frame::new(opcode, ROOT).bytes(bytes);
             let shown = bytes.escape_ascii();
@@ -211,8 +212,8 @@ fn a_symbolic_link_is_never_followed() {
     assert_eq!(outside(&bench), before);
 }
 
-/// Swaps `dir` with a symbolic link to the folder outside until `stop` is set. The exchange is
-/// atomic, so one of them always exists. Returns the number of swaps.
+/// Swaps `dir` with a symbolic link to the folder outside until `stop` is set. Each swap is atomic,
+/// so the path always exists. Returns the number of swaps.
 fn swap(dir: &Path, other: &Path, stop: &AtomicBool) -> u64 {
     let mut swaps = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -224,7 +225,7 @@ fn swap(dir: &Path, other: &Path, stop: &AtomicBool) -> u64 {
 }
 
 /// Sends every request on a directory that may be swapped at any moment.
-fn ask_everything(bench: &mut Bench, round: u64) {
+fn send_every_request(bench: &mut Bench, round: u64) {
     let Ok(entry) = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY_LEN) else { return };
     let parent = u64_at(&entry, 0).unwrap();
     let target = bench.body(Frame::new(LOOKUP, parent).name("canary"), ENTRY_LEN);
@@ -255,7 +256,9 @@ fn directory_swapped_for_a_link_leads_nowhere_outside() {
     let swaps = std::thread::scope(|threads| {
         let swapper = threads.spawn(|| swap(&dir, &other, &stop));
         for round in 0..300 {
-            // Open by its descriptor: its path may be the folder outside at this moment.
+            // Uses the descriptor of the directory, because its path may lead to the folder outside
+            // at
+            // this moment.
             drop(rustix::fs::openat(
                 &inside,
                 "canary",
@@ -263,7 +266,7 @@ fn directory_swapped_for_a_link_leads_nowhere_outside() {
                 Mode::from_raw_mode(0o644),
             ));
             rustix::fs::mkdirat(&inside, "empty", Mode::from_raw_mode(0o755)).unwrap_or_default();
-            ask_everything(&mut bench, round);
+            send_every_request(&mut bench, round);
             if round % 50 == 0 {
                 bench.guest.init().unwrap();
             }

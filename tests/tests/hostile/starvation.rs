@@ -32,7 +32,7 @@ fn user() -> u32 {
     run + NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Daemon of its own user that may have `threads_max` processes and threads.
+/// Daemon whose user has no other processes, and may have `threads_max` processes and threads.
 struct Starved {
     program: Program,
     folder: TempDir,
@@ -65,7 +65,7 @@ impl Starved {
         assert!(copy.status().unwrap().success());
         let mut command = as_user(user);
         command
-            // Only the soft limit, which can be raised again.
+            // Sets only the soft limit, because the test raises it later.
             .args(["prlimit".to_owned(), format!("--nproc={threads_max}:")])
             .arg(folder.path().join("pinhole"))
             .arg("--shared-dir")
@@ -83,7 +83,7 @@ impl Starved {
         self.folder.path().join("run/socket")
     }
 
-    /// Returns whether it listens. Otherwise it has ended with an error.
+    /// Returns whether the daemon listens. Otherwise the daemon has ended with an error.
     fn is_ready(&mut self) -> bool {
         eventually("the daemon listens or ends", || {
             self.program.stderr().contains(READY) || self.program.wait(Duration::ZERO).unwrap().is_some()
@@ -91,8 +91,8 @@ impl Starved {
         self.program.stderr().contains(READY)
     }
 
-    /// Checks that it has ended by itself, with a last line that names the missing thread or
-    /// process.
+    /// Checks that the daemon has ended by itself, and that the last line of its log names the
+    /// missing thread or process.
     fn ended_with_a_reason(&mut self, threads_max: u64) {
         let ended = self.program.wait(LIMIT).unwrap().expect("the daemon ends");
         let said = self.program.stderr();
@@ -112,14 +112,14 @@ impl Starved {
     }
 
     /// Lets the daemon have as many threads as it needs from now on.
-    fn relieve(&self) {
+    fn remove_limit(&self) {
         let process = serving_id(self.program.id());
-        let mut relieve = as_user(self.user);
-        relieve.args(["prlimit".to_owned(), format!("--pid={process}"), "--nproc=1000:".to_owned()]);
-        assert!(relieve.status().unwrap().success());
+        let mut prlimit = as_user(self.user);
+        prlimit.args(["prlimit".to_owned(), format!("--pid={process}"), "--nproc=1000:".to_owned()]);
+        assert!(prlimit.status().unwrap().success());
     }
 
-    /// Checks that the first SIGTERM ends it.
+    /// Checks that the first SIGTERM ends the daemon.
     fn ends_at_the_first_signal(&mut self) {
         let process = i32::try_from(self.program.id()).ok().and_then(Pid::from_raw).unwrap();
         kill_process(process, Signal::TERM).unwrap();
@@ -129,7 +129,7 @@ impl Starved {
 }
 
 /// Makes a file, syncs it, and reads attributes of the root, on queue 1.
-fn works(guest: &mut Frontend, name: &str) {
+fn check_requests_work(guest: &mut Frontend, name: &str) {
     let create = Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name).message();
     let made = guest.raw(1, &create, OUT_HEADER_LEN + ENTRY_LEN + 16).unwrap();
     let made = made.success().unwrap();
@@ -142,7 +142,7 @@ fn works(guest: &mut Frontend, name: &str) {
     guest.raw(1, &get_attr, OUT_HEADER_LEN + 104).unwrap().success().unwrap();
 }
 
-/// Runs once. Returns whether the guest was served.
+/// Runs a daemon with this limit. Returns whether it served the guest.
 fn serves_or_says_why(threads_max: u64, arguments: &[&str]) -> bool {
     let mut starved = Starved::start(threads_max, arguments);
     if !starved.is_ready() {
@@ -164,13 +164,13 @@ fn serves_or_says_why(threads_max: u64, arguments: &[&str]) -> bool {
     if !complete {
         let said = "cannot start the thread of a queue; trying again";
         assert!(starved.program.stderr().contains(said), "{threads_max}: {}", starved.program.stderr());
-        starved.relieve();
+        starved.remove_limit();
     }
     guest.init().unwrap();
-    works(&mut guest, "file");
+    check_requests_work(&mut guest, "file");
     let base = guest.stop_queue(1).unwrap();
     guest.resume_queue(1, base).unwrap();
-    works(&mut guest, "another");
+    check_requests_work(&mut guest, "another");
     starved.ends_at_the_first_signal();
     true
 }
@@ -191,13 +191,13 @@ fn any_thread_limit_without_a_pool_serves_or_fails() {
     assert!(served.last() == Some(&true) && served.first() == Some(&false), "{served:?}");
 }
 
-/// A daemon that serves guests one after another does not end. The VMM waits until a thread is
-/// possible.
+/// With `--keep-listening`, the daemon does not end if it cannot start a thread. The VMM waits
+/// until the daemon can.
 #[test]
 fn a_front_end_waits_until_there_is_room_for_threads() {
     let needed = (0..ENOUGH).find(|threads_max| serves_or_says_why(*threads_max, &[])).unwrap();
-    // The last thread that it needs is that of the connection, which starts after the front-end was
-    // accepted.
+    // The last thread that the daemon starts is the thread of the connection. It starts after the
+    // daemon has accepted the front-end.
     let mut starved = Starved::start(needed - 2, &["--keep-listening"]);
     assert!(starved.is_ready(), "{}", starved.program.stderr());
     let socket = starved.socket();
@@ -205,13 +205,13 @@ fn a_front_end_waits_until_there_is_room_for_threads() {
         let guest = scope.spawn(|| {
             let mut guest = Frontend::connect(&socket).unwrap();
             guest.init().unwrap();
-            works(&mut guest, "file");
+            check_requests_work(&mut guest, "file");
             guest
         });
         eventually("the log has the reason", || {
             starved.program.stderr().contains("a connection was not served")
         });
-        starved.relieve();
+        starved.remove_limit();
         drop(guest.join().unwrap());
     });
     starved.ends_at_the_first_signal();
@@ -221,7 +221,8 @@ fn a_front_end_waits_until_there_is_room_for_threads() {
 /// vhost-user, relay, answers, and one for each queue.
 const RESIDENT: u64 = 9;
 
-/// While the host refuses every further thread, the thread `answers` serves all of them.
+/// While the host refuses every further thread, the thread `answers` serves all requests that
+/// block.
 #[test]
 fn requests_that_block_are_answered_without_room_for_threads() {
     let mut starved = Starved::start(RESIDENT, &[]);
@@ -252,7 +253,7 @@ fn requests_that_block_are_answered_without_room_for_threads() {
     let refused = starved.program.stderr();
     assert!(refused.contains("cannot start a thread of the pool"), "{refused}");
     assert!(refused.contains("cannot start the thread syncs"), "{refused}");
-    starved.relieve();
+    starved.remove_limit();
     let fsync_starts_a_thread = || {
         let asked = guest.submit(fsync.clone(), 0).unwrap();
         assert_eq!(guest.outcome(asked).unwrap(), 0);

@@ -12,7 +12,7 @@ const TRANSFER_MAX: u32 = 1 << 20;
 
 /// Returns a chain of 80 bytes of arguments, and `times` descriptors of the same memory. The last
 /// one has the flag NEXT, so the caller must append one more descriptor.
-fn folded(here: u64, (piece, flags): (u64, u16), times: u16) -> Vec<Descriptor> {
+fn repeated_pieces(here: u64, (piece, flags): (u64, u16), times: u16) -> Vec<Descriptor> {
     let pieces = (0..times).map(|n| at(piece, TRANSFER_MAX, flags | Descriptor::NEXT, n + 2));
     std::iter::once(at(here, 80, Descriptor::NEXT, 1)).chain(pieces).collect()
 }
@@ -33,9 +33,9 @@ fn a_flood_of_malformed_requests_does_not_flood_the_log() -> Result<(), Frontend
     bench.is_alive()
 }
 
-/// Longer than the second step of the back-off, shorter than the third.
+/// The flood lasts longer than the second step of the back-off, and ends before the third.
 #[test]
-fn a_flood_that_goes_on_has_two_lines_a_queue() -> Result<(), FrontendError> {
+fn long_flood_logs_two_lines_for_each_queue() -> Result<(), FrontendError> {
     let mut bench = Bench::new()?;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(5) {
@@ -60,7 +60,7 @@ fn restarted_queue_gets_no_additional_log_lines() -> Result<(), FrontendError> {
     for _ in 0..TIMES {
         bench.guest.raw_chain(1, &[at(0, 0, Descriptor::NEXT, 0)])?;
         let (queue, memory) = bench.guest.queue(1)?;
-        // More than the ring holds, so the queue stops.
+        // The index claims more requests than the ring holds, so the queue stops.
         let far = u16::MAX / 2;
         queue.publish(memory, far)?;
         queue.kick()?;
@@ -93,16 +93,16 @@ fn repeated_descriptors_do_not_extend_a_transfer() {
         message
     };
     bench.guest.poke(here, &arguments(READ, 0)).unwrap();
-    let mut chain = folded(here, (piece, Descriptor::WRITE), times);
+    let mut chain = repeated_pieces(here, (piece, Descriptor::WRITE), times);
     chain.push(at(room, 24, Descriptor::WRITE, 0));
     let used = bench.guest.raw_chain(1, &chain).unwrap();
     assert_eq!(used.len, TRANSFER_MAX + 16, "a READ is cut to the maximum of INIT");
     bench.guest.poke(here, &arguments(WRITE, usize::try_from(asked).unwrap())).unwrap();
-    let mut chain = folded(here, (piece, 0), times);
+    let mut chain = repeated_pieces(here, (piece, 0), times);
     chain.push(at(room, 24, Descriptor::WRITE, 0));
     let used = bench.guest.raw_chain(1, &chain).unwrap();
     assert_eq!(used.len, 16);
     let error = i32::from_le_bytes(bench.guest.peek(room + 4, 4).unwrap().try_into().unwrap());
-    assert_eq!(error, -22, "a WRITE of more is EINVAL");
+    assert_eq!(error, -22, "a WRITE above the maximum is EINVAL");
     bench.is_alive().unwrap();
 }

@@ -153,8 +153,8 @@ fn daemon_survives_a_log_at_its_own_size_limit() {
     assert!(!String::from_utf8_lossy(&text).contains(LINE), "the limit holds for the log as well");
 }
 
-/// An operator's limit on the size of files applies to both processes from their start. Also with a
-/// guest that may not write.
+/// An operator's limit on the size of files applies to both processes from their start. The test
+/// runs with guests that may write and with guests that may not.
 #[test]
 fn daemon_survives_an_inherited_size_limit_of_the_log() {
     for profile in ["share", "rootfs"] {

@@ -7,7 +7,7 @@ use pinhole_tests::frontend::{Footprint, Frontend, FrontendError, OUT_HEADER_LEN
 use pinhole_tests::linux::{ENTRY_LEN, ROOT};
 use std::fs;
 
-/// Connects, mounts and sends one request.
+/// Connects a guest, which sends INIT and one request.
 fn visit(daemon: &Serving) -> Result<Frontend, FrontendError> {
     let mut guest = Frontend::connect(daemon.socket())?;
     guest.init()?;

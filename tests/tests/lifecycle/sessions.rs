@@ -38,7 +38,7 @@ fn assert_ends_successfully(daemon: &mut Serving) {
     assert!(status.success(), "{status}:\n{}", daemon.stderr());
 }
 
-/// Connects, mounts and sends one request.
+/// Connects a guest, which sends INIT and one request.
 fn visit(daemon: &Serving) -> Result<Frontend, FrontendError> {
     let mut guest = Frontend::connect(daemon.socket())?;
     guest.init()?;
@@ -461,7 +461,7 @@ fn memory_is_added_and_removed_while_requests_run() {
 const AT_ONCE: u64 = 40;
 
 /// Sends all `frames` at once and returns the body of each reply, in the order of the frames.
-fn ask_all(bench: &mut Bench, frames: impl IntoIterator<Item = Frame>, room: usize) -> Vec<Vec<u8>> {
+fn send_all(bench: &mut Bench, frames: impl IntoIterator<Item = Frame>, room: usize) -> Vec<Vec<u8>> {
     let (queue, memory) = bench.guest.queue(1).unwrap();
     let submit = |(unique, frame): (u64, Frame)| {
         let message = frame.unique(unique).message();
@@ -485,23 +485,23 @@ fn ask_all(bench: &mut Bench, frames: impl IntoIterator<Item = Frame>, room: usi
 fn use_and_forget_files(bench: &mut Bench, numbers: Range<u64>) {
     let name = |number: u64| format!("file-{number}");
     let create = |number| Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name(number));
-    let made = ask_all(bench, numbers.clone().map(create), ENTRY_LEN + 16);
+    let made = send_all(bench, numbers.clone().map(create), ENTRY_LEN + 16);
     let files = made.iter().map(|made| (u64_at(made, 0).unwrap(), u64_at(made, ENTRY_LEN).unwrap()));
     let files: Vec<(u64, u64)> = files.collect();
     let write = |(node, handle): &(u64, u64)| {
         let frame = Frame::new(WRITE, *node).u64(*handle).u64(0).u32(4).u32(0).u64(0).u32(2).u32(0);
         frame.bytes(b"data")
     };
-    ask_all(bench, files.iter().map(write), 8);
+    send_all(bench, files.iter().map(write), 8);
     let read = |(node, handle): &(u64, u64)| {
         Frame::new(READ, *node).u64(*handle).u64(0).u32(16).u32(0).u64(0).u32(0).u32(0)
     };
-    for read in ask_all(bench, files.iter().map(read), 16) {
+    for read in send_all(bench, files.iter().map(read), 16) {
         assert_eq!(read, b"data");
     }
     let release = |(node, handle): &(u64, u64)| Frame::new(RELEASE, *node).u64(*handle).u32(2).u32(0).u64(0);
-    ask_all(bench, files.iter().map(release), 0);
-    ask_all(bench, numbers.map(|number| Frame::new(UNLINK, ROOT).name(name(number))), 0);
+    send_all(bench, files.iter().map(release), 0);
+    send_all(bench, numbers.map(|number| Frame::new(UNLINK, ROOT).name(name(number))), 0);
     let (queue, memory) = bench.guest.queue(0).unwrap();
     for (node, _) in &files {
         let forget = Frame::new(FORGET, *node).u64(1).message();
@@ -541,7 +541,7 @@ fn forgotten_nodes_leave_no_memory_behind() {
         for batch in 0..5000 / AT_ONCE {
             let numbers = batch * AT_ONCE..(batch + 1) * AT_ONCE;
             let lookups = numbers.map(|number| Frame::new(LOOKUP, ROOT).name(format!("file-{number}")));
-            let found = ask_all(&mut bench, lookups, ENTRY_LEN);
+            let found = send_all(&mut bench, lookups, ENTRY_LEN);
             nodes.extend(found.iter().map(|entry| u64_at(entry, 0).unwrap()));
         }
         assert_eq!(nodes.len(), 5000);

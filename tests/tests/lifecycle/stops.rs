@@ -176,7 +176,7 @@ fn interrupt_mount(interruption: (Interruption, usize)) {
         });
     });
     let ended = program.end_by(Signal::TERM).unwrap();
-    // Does something only if the daemon has died.
+    // Needed only if the daemon has died without an unmount.
     rustix::mount::unmount(path("mnt"), UnmountFlags::DETACH).unwrap_or_default();
     assert!(outcome.is_ok(), "{}", program.stderr());
     assert_eq!(ended, Some(0), "{}", program.stderr());

@@ -60,7 +60,7 @@ impl Model {
     }
 
     /// Returns the locks that conflict with a lock, of those owners that `whose` accepts.
-    fn in_the_way(&self, lock: Lock, whose: impl Fn(usize) -> bool) -> Vec<ConflictingLock> {
+    fn conflicts(&self, lock: Lock, whose: impl Fn(usize) -> bool) -> Vec<ConflictingLock> {
         let mut found = Vec::new();
         for (owner, held) in self.held.iter().enumerate().filter(|(owner, _)| whose(*owner)) {
             for cell in cells(lock).filter(|cell| held[*cell].is_some_and(|kind| excludes(kind, lock.kind))) {
@@ -74,7 +74,7 @@ impl Model {
     /// Carries out a lock request and returns its errno; 0 is success.
     fn set(&mut self, lock: Lock) -> i32 {
         let own = Self::index(lock);
-        if lock.kind != UNLOCK && !self.in_the_way(lock, |owner| owner != own).is_empty() {
+        if lock.kind != UNLOCK && !self.conflicts(lock, |owner| owner != own).is_empty() {
             return EAGAIN;
         }
         for cell in cells(lock) {
@@ -157,10 +157,10 @@ fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share:
         let mut asked = random.lock();
         asked.kind = [READ, WRITE][usize::try_from(random.below(2)).unwrap()];
         let own = Model::index(asked);
-        let (said, known) = (guest.get(file, asked).unwrap(), model.in_the_way(asked, |owner| owner != own));
+        let (said, known) = (guest.get(file, asked).unwrap(), model.conflicts(asked, |owner| owner != own));
         assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
         // The other guest conflicts with the locks of both owners.
-        let (said, known) = (other.get(elsewhere[0], asked).unwrap(), model.in_the_way(asked, |_| true));
+        let (said, known) = (other.get(elsewhere[0], asked).unwrap(), model.conflicts(asked, |_| true));
         let known: Vec<_> = known.into_iter().map(|found| ConflictingLock { pid: 0, ..found }).collect();
         assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
         if random.below(40) == 0 {
@@ -186,7 +186,7 @@ fn random_ranges_of_two_owners_match_the_model() {
 }
 
 #[test]
-fn one_file_has_so_many_ranges_and_no_more() {
+fn ranges_of_one_file_are_limited() {
     const MOST: u64 = 1024;
     let _alone = alone();
     let share = SharedFolder::new().unwrap();
@@ -214,7 +214,7 @@ fn one_file_has_so_many_ranges_and_no_more() {
     assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), 0);
 }
 
-/// Starts a guest under a policy that allows so many locks.
+/// Starts a guest under a policy that allows `limit` locks.
 fn limited(share: &SharedFolder, limit: u32) -> (Client, Serving) {
     let policy = share.folder().join("policy.toml");
     fs::write(&policy, format!("[limits]\nlocks = {limit}\n")).unwrap();

@@ -68,7 +68,7 @@ impl WaitScene {
     }
 
     /// Sends a lock request and checks that it waits while other requests are served.
-    fn waits(&mut self, index: usize, lock: Lock) -> PendingRequest {
+    fn submit_waiting(&mut self, index: usize, lock: Lock) -> PendingRequest {
         let asked = self.guests[index].submit_setlkw(self.files[index], lock).unwrap();
         self.guests[index].is_alive().unwrap();
         assert!(
@@ -110,7 +110,7 @@ fn dozens_of_waiters_block_no_request_and_are_served() {
     let before = Footprint::of(scene.daemons[0].serving_id()).unwrap();
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     let waiting: Vec<(PendingRequest, u64)> =
-        (1..=48).map(|owner| (scene.waits(0, write(owner, 5, 14)), owner)).collect();
+        (1..=48).map(|owner| (scene.submit_waiting(0, write(owner, 5, 14)), owner)).collect();
     let during = Footprint::of(scene.daemons[0].serving_id()).unwrap();
     assert!(during.threads <= before.threads + 1, "{before:?} became {during:?}: a thread for each");
     for _ in 0..20 {
@@ -121,7 +121,7 @@ fn dozens_of_waiters_block_no_request_and_are_served() {
     while served.len() < waiting.len() {
         assert_eq!(scene.guests[0].under_way(), waiting.len() - served.len(), "two owners have one lock");
         assert_eq!(scene.set(0, unlock(holder)), 0);
-        let (asked, reply) = scene.guests[0].any().unwrap();
+        let (asked, reply) = scene.guests[0].next_reply().unwrap();
         assert_eq!(reply.error().unwrap(), None);
         holder = waiting.iter().find(|(known, _)| *known == asked).expect("a known request").1;
         assert!(served.insert(holder), "answered twice");
@@ -135,7 +135,7 @@ fn waiting_readers_all_continue_after_the_writer() {
     let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     let waiting: Vec<PendingRequest> =
-        (1..=30).map(|owner| scene.waits(0, Lock::posix(READ, owner, 0, 9))).collect();
+        (1..=30).map(|owner| scene.submit_waiting(0, Lock::posix(READ, owner, 0, 9))).collect();
     assert_eq!(scene.set(0, unlock(0)), 0);
     for asked in waiting {
         assert_eq!(scene.outcome(0, asked), 0);
@@ -158,7 +158,7 @@ fn every_kind_of_unlock_wakes_waiters() {
         let holder = scene.files[0];
         scene.files[0] = scene.guests[0].open("file", O_RDWR).unwrap();
         assert_eq!(scene.guests[0].set(holder, write(1, 0, 9)).unwrap(), 0);
-        let asked = scene.waits(0, Lock::posix(READ, 2, 5, 5));
+        let asked = scene.submit_waiting(0, Lock::posix(READ, 2, 5, 5));
         give(&mut scene.guests[0], holder);
         assert_eq!(scene.outcome(0, asked), 0, "{what}");
     }
@@ -170,8 +170,8 @@ fn unlock_wakes_waiters_of_both_daemons() {
     for round in 0..5 {
         let (here, there) = (round % 2, (round + 1) % 2);
         assert_eq!(scene.set(here, write(1, 0, 9)), 0);
-        let asked = scene.waits(there, write(1, 9, 9));
-        let local = scene.waits(here, write(2, 0, 0));
+        let asked = scene.submit_waiting(there, write(1, 9, 9));
+        let local = scene.submit_waiting(here, write(2, 0, 0));
         assert_eq!(scene.set(here, unlock(1)), 0);
         assert_eq!(scene.outcome(here, local), 0);
         assert_eq!(scene.outcome(there, asked), 0);
@@ -186,7 +186,7 @@ fn unlock_wakes_waiters_of_both_daemons() {
 fn lock_held_by_another_daemon_is_retried() {
     let mut scene = WaitScene::new(2);
     assert_eq!(scene.set(1, write(1, 0, 9)), 0);
-    let asked = scene.waits(0, write(1, 0, 9));
+    let asked = scene.submit_waiting(0, write(1, 0, 9));
     let process = scene.daemons[0].serving_id();
     let (since, before) = (Instant::now(), times_asleep(process).unwrap());
     while since.elapsed() < HELD {
@@ -204,7 +204,7 @@ fn lock_held_by_another_daemon_is_retried() {
 fn end_of_another_guest_wakes_waiters() {
     let mut scene = WaitScene::new(2);
     assert_eq!(scene.set(1, write(1, 0, 9)), 0);
-    let asked = scene.waits(0, write(1, 0, 9));
+    let asked = scene.submit_waiting(0, write(1, 0, 9));
     drop(scene.guests.remove(1));
     assert_eq!(scene.outcome(0, asked), 0);
 }
@@ -214,8 +214,8 @@ fn unlock_by_a_host_process_wakes_waiters() {
     let mut scene = WaitScene::new(1);
     let here = scene.file();
     fcntl_lock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
-    let asked = scene.waits(0, write(1, 0, 9));
-    let reads = scene.waits(0, Lock::posix(READ, 2, 20, 29));
+    let asked = scene.submit_waiting(0, write(1, 0, 9));
+    let reads = scene.submit_waiting(0, Lock::posix(READ, 2, 20, 29));
     fcntl_lock(&here, FlockOperation::NonBlockingUnlock).unwrap();
     assert_eq!((scene.outcome(0, asked), scene.outcome(0, reads)), (0, 0));
 }
@@ -225,10 +225,10 @@ fn flock_waits_for_guests_and_host_processes_as_well() {
     let mut scene = WaitScene::new(2);
     let here = scene.file();
     flock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
-    let asked = scene.waits(0, Lock::flock(WRITE, 1));
+    let asked = scene.submit_waiting(0, Lock::flock(WRITE, 1));
     flock(&here, FlockOperation::NonBlockingUnlock).unwrap();
     assert_eq!(scene.outcome(0, asked), 0);
-    let there = scene.waits(1, Lock::flock(READ, 1));
+    let there = scene.submit_waiting(1, Lock::flock(READ, 1));
     let second = scene.guests[0].open("file", O_RDWR).unwrap();
     let local = scene.guests[0].submit_setlkw(second, Lock::flock(READ, 2)).unwrap();
     scene.guests[0].is_alive().unwrap();
@@ -243,7 +243,7 @@ fn waiting_upgrade_through_another_handle_gets_the_lock() {
     assert_eq!(scene.guests[0].set(reads, Lock::posix(READ, 1, 0, 9)).unwrap(), 0);
     assert_eq!(scene.set(0, Lock::posix(READ, 2, 0, 9)), 0);
     // An upgrade waits for the other reader, and keeps its shared lock meanwhile.
-    let asked = scene.waits(0, write(1, 0, 9));
+    let asked = scene.submit_waiting(0, write(1, 0, 9));
     assert_eq!(scene.set(0, write(3, 0, 9)), EAGAIN);
     assert_eq!(scene.set(0, unlock(2)), 0);
     assert_eq!(scene.outcome(0, asked), 0);
@@ -258,7 +258,7 @@ fn wait_that_closes_a_cycle_is_edeadlk() {
             assert_eq!(scene.set(0, write(owner, owner * 10, owner * 10)), 0);
         }
         let waiting: Vec<PendingRequest> = (1..owners)
-            .map(|owner| scene.waits(0, write(owner, (owner + 1) * 10, (owner + 1) * 10)))
+            .map(|owner| scene.submit_waiting(0, write(owner, (owner + 1) * 10, (owner + 1) * 10)))
             .collect();
         let (guest, file) = (&mut scene.guests[0], scene.files[0]);
         let closes = guest.submit_setlkw(file, write(owners, 10, 10)).unwrap();
@@ -279,15 +279,15 @@ fn a_wait_that_closes_no_cycle_is_no_deadlock() {
     assert_eq!(scene.set(0, write(1, 10, 10)), 0);
     assert_eq!(scene.set(0, write(2, 20, 20)), 0);
     // Two owners wait for the first owner, which waits for none.
-    let second = scene.waits(0, write(2, 10, 10));
-    let third = scene.waits(0, write(3, 10, 10));
+    let second = scene.submit_waiting(0, write(2, 10, 10));
+    let third = scene.submit_waiting(0, write(3, 10, 10));
     // The same owner again: a process of the guest has several threads.
-    let again = scene.waits(0, write(3, 20, 20));
+    let again = scene.submit_waiting(0, write(3, 20, 20));
     assert_eq!(scene.set(0, unlock(1)), 0);
     // The requests may be granted in any order.
     let mut left = vec![(second, 2), (third, 3), (again, 3)];
     while !left.is_empty() {
-        let (asked, reply) = scene.guests[0].any().unwrap();
+        let (asked, reply) = scene.guests[0].next_reply().unwrap();
         assert_eq!(reply.error().unwrap(), None);
         let at = left.iter().position(|(known, _)| *known == asked).expect("answered once");
         let (_, owner) = left.swap_remove(at);
@@ -324,7 +324,7 @@ fn killed_waiter_leaves_no_lock() {
         assert_eq!(scene.set(1, write(1, 0, 9)), 0);
         // The waiting owner already has a lock, which a close ends at once.
         assert_eq!(scene.set(0, write(2, 20, 29)), 0);
-        let asked = scene.waits(0, write(2, 0, 9));
+        let asked = scene.submit_waiting(0, write(2, 0, 9));
         if closes_meanwhile {
             assert_eq!(scene.guests[0].flush(second, 2).unwrap(), 0);
             assert_eq!(scene.guests[0].release(second, None).unwrap(), 0);
@@ -346,7 +346,7 @@ fn killed_flock_waiter_leaves_no_lock() {
     let mut scene = WaitScene::new(2);
     let file = scene.files[0];
     assert_eq!(scene.set(1, Lock::flock(WRITE, 1)), 0);
-    let asked = scene.waits(0, Lock::flock(WRITE, 2));
+    let asked = scene.submit_waiting(0, Lock::flock(WRITE, 2));
     assert_eq!(scene.set(1, Lock::flock(UNLOCK, 1)), 0);
     assert_eq!(scene.outcome(0, asked), 0);
     // The end of the process: its FLUSH keeps the flock, its RELEASE ends it.
@@ -361,7 +361,8 @@ fn killed_flock_waiter_leaves_no_lock() {
 fn stopped_queue_has_answered_lock_waiters() {
     let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
-    let mut waiting: Vec<PendingRequest> = (1..=20).map(|owner| scene.waits(0, write(owner, 0, 9))).collect();
+    let mut waiting: Vec<PendingRequest> =
+        (1..=20).map(|owner| scene.submit_waiting(0, write(owner, 0, 9))).collect();
     let second = scene.guests[0].open("file", O_RDWR).unwrap();
     assert_eq!(scene.set(0, Lock::flock(WRITE, 0)), 0);
     waiting.push(scene.guests[0].submit_setlkw(second, Lock::flock(READ, 1)).unwrap());
@@ -385,7 +386,7 @@ fn init_and_destroy_end_lock_waits() {
     for (end, room) in [(init, 64), (Frame::new(DESTROY, 0), 0)] {
         let mut scene = WaitScene::new(2);
         assert_eq!(scene.set(1, write(1, 0, 9)), 0);
-        let asked = scene.waits(0, write(2, 0, 9));
+        let asked = scene.submit_waiting(0, write(2, 0, 9));
         scene.guests[0].body(end.clone(), room).unwrap();
         assert_ne!(scene.outcome(0, asked), 0, "{end:?}");
         assert_eq!(scene.set(1, unlock(1)), 0);
@@ -399,7 +400,7 @@ fn guest_that_leaves_while_many_wait_blocks_no_other() {
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     for round in 0..5 {
         for owner in 1..=40 {
-            let _waits = scene.waits(1, write(owner, 0, 9));
+            let _waits = scene.submit_waiting(1, write(owner, 0, 9));
         }
         drop(scene.guests.remove(1));
         scene.files.truncate(1);
@@ -446,8 +447,8 @@ fn too_many_lock_waiters_are_enolck() {
         }
         refused > 0
     });
-    // A ring refuses requests without space while lock waits are still possible, so a few more may
-    // wait.
+    // Some of the requests above were refused because their ring had no space. The daemon may still
+    // let a few more lock requests wait.
     let refused = (asked + 1..).take(1024).find_map(|owner| {
         let said = scene.guests[0].submit_setlkw(scene.files[0], write(owner, 0, 9)).unwrap();
         scene.guests[0].is_alive().unwrap();

@@ -1,7 +1,7 @@
 //! Does the sandbox permit the calls of options that are rarely combined?
 //!
-//! A system call that it does not permit ends the daemon. So each test makes a request that needs
-//! such a call, and then another request.
+//! A system call that the sandbox does not permit ends the daemon. So each test makes a request
+//! that needs such a call, and then another request.
 
 use pinhole_protocol::{
     Create, GetAttr, GetXattr, Lookup, Name, NodeId, Open, OpenFlags, Operation, SetXattr, SetXattrMode,
@@ -55,7 +55,7 @@ fn daemon_with_mapped_users_but_no_groups_creates_files() {
     let open = Open { flags, kill_suidgid: false };
     let create = Operation::Create(Create { name, open, mode: 0o644, umask: 0 });
     let mut message = guest.encode(NodeId::ROOT, &create, &[]);
-    // uid and gid in the header.
+    // Sets uid and gid in the header.
     message[24..28].copy_from_slice(&1000u32.to_le_bytes());
     message[28..32].copy_from_slice(&1000u32.to_le_bytes());
     guest.raw(1, &message, 1024).unwrap().success().unwrap();

@@ -178,7 +178,7 @@ fn command_lines_of_kata_and_libvirt_start() {
     }
 }
 
-/// Needs root, as chroot does.
+/// Needs root, because chroot needs root.
 #[test]
 fn complete_sandbox_starts_without_warnings() {
     for sandbox in ["namespace", "chroot", "none"] {

@@ -22,11 +22,11 @@ use std::path::Path;
 
 /// Space for every reply.
 const ROOM: usize = 256;
-/// Calls of a queue thread for a request without a host call.
+/// System calls of a queue thread for a request that needs no host call.
 const NOTHING: [&str; 2] = ["epoll_wait", "write"];
 
 /// Request and the access that it needs.
-struct PendingRequest {
+struct CheckedRequest {
     what: String,
     node: NodeId,
     operation: Operation<'static>,
@@ -60,7 +60,8 @@ fn success(traced: &mut Traced, node: NodeId, operation: &Operation<'_>) -> Vec<
     traced.ask(&message, ROOM).success().unwrap().to_vec()
 }
 
-fn hold(traced: &mut Traced) -> Held {
+/// Opens files and directories, and returns their nodes and handles.
+fn open_nodes_and_handles(traced: &mut Traced) -> Held {
     let look_up = |traced: &mut Traced, text| {
         let found = success(traced, NodeId::ROOT, &Operation::Lookup(Lookup { name: name(text).into() }));
         NodeId(u64_at(&found, 0).unwrap())
@@ -197,11 +198,12 @@ fn of_attributes(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     each.map(|(operation, needs)| (held.file, operation, needs)).collect()
 }
 
-fn all(held: &Held) -> Vec<PendingRequest> {
+/// Returns all requests, and the access that each needs.
+fn all(held: &Held) -> Vec<CheckedRequest> {
     let all = [of_names(held), of_files(held), of_attributes(held), of_later(held)].concat();
     let asked = |(node, operation, needs): (NodeId, Operation<'static>, Access)| {
         let payload: &[u8] = if matches!(operation, Operation::Write(_)) { b"x" } else { b"" };
-        PendingRequest { what: format!("{operation:?}"), node, operation, payload, needs }
+        CheckedRequest { what: format!("{operation:?}"), node, operation, payload, needs }
     };
     all.into_iter().map(asked).collect()
 }
@@ -210,12 +212,12 @@ fn all(held: &Held) -> Vec<PendingRequest> {
 /// and that the daemon makes no host call for it. Returns the number of denied requests.
 fn denied(arguments: &[&str], policy: &Policy) -> usize {
     let mut traced = Traced::new(arguments, fill);
-    let held = hold(&mut traced);
+    let held = open_nodes_and_handles(&mut traced);
     let asked = all(&held);
     traced.wait_until_it_sleeps();
     let before = traced.calls_after_settling(0).len();
     let mut refused = 0;
-    for PendingRequest { what, node, operation, payload, needs } in &asked {
+    for CheckedRequest { what, node, operation, payload, needs } in &asked {
         let missing = *needs - policy.granted();
         if missing.is_empty() {
             continue;
@@ -228,7 +230,7 @@ fn denied(arguments: &[&str], policy: &Policy) -> usize {
         traced.wait_until_it_sleeps();
     }
     let calls = traced.calls_after_settling(before + NOTHING.len() * refused).split_off(before);
-    assert_eq!(calls, NOTHING.repeat(refused), "the host was asked");
+    assert_eq!(calls, NOTHING.repeat(refused), "the daemon made a host call");
     refused
 }
 
@@ -262,7 +264,7 @@ fn unsupported_operation_is_refused_if_denied_else_enosys() {
     let policy = Policy::parse(&fs::read_to_string(&path).unwrap()).unwrap();
     for (argument, policy) in [("--profile=full", Policy::of(Profile::Full)), (&named, policy)] {
         let mut traced = Traced::new(&[argument], fill);
-        let held = hold(&mut traced);
+        let held = open_nodes_and_handles(&mut traced);
         traced.wait_until_it_sleeps();
         let before = traced.calls_after_settling(0).len();
         let asked = of_later(&held);
@@ -282,7 +284,7 @@ fn unsupported_operation_is_refused_if_denied_else_enosys() {
 #[test]
 fn syncs_of_a_read_only_share_make_no_host_call() {
     let mut traced = Traced::new(&["--profile=rootfs"], fill);
-    let Held { file, handle, directory, listed } = hold(&mut traced);
+    let Held { file, handle, directory, listed } = open_nodes_and_handles(&mut traced);
     let flags = FsyncFlags::empty();
     let asked = [
         (file, Operation::Fsync(Fsync { handle, flags })),
@@ -303,7 +305,7 @@ fn syncs_of_a_read_only_share_make_no_host_call() {
 fn no_ioctl_reaches_the_host_under_any_profile() {
     for profile in ["--profile=full", "--profile=share", "--profile=rootfs"] {
         let mut traced = Traced::new(&[profile], fill);
-        let held = hold(&mut traced);
+        let held = open_nodes_and_handles(&mut traced);
         traced.wait_until_it_sleeps();
         let before = traced.calls_after_settling(0).len();
         // FS_IOC_GETFLAGS, FS_IOC_MEASURE_VERITY, FS_IOC_GET_ENCRYPTION_POLICY_EX, FICLONE and an
@@ -336,7 +338,7 @@ fn attribute_list_contains_only_readable_attributes() {
         ("--profile=full", b"security.c\0trusted.b\0user.a\0user.d\0"),
     ] {
         let mut traced = Traced::new(&[profile, "--xattr"], with_attributes);
-        let file = hold(&mut traced).file;
+        let file = open_nodes_and_handles(&mut traced).file;
         let list = |size| Operation::ListXattr(ListXattr { size });
         let names = success(&mut traced, file, &list(100));
         let mut sorted: Vec<_> = names.split_inclusive(|byte| *byte == 0).collect();

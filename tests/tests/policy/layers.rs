@@ -41,7 +41,7 @@ struct LayerPlace {
 impl LayerPlace {
     fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "run `sudo -E cargo xtask test`");
-        let folder = tempfile::Builder::new().prefix("pinhole-walls-").tempdir().unwrap();
+        let folder = tempfile::Builder::new().prefix("pinhole-layers-").tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["share", "run", "mnt"] {
             fs::create_dir(folder.path().join(name)).unwrap();
@@ -215,7 +215,7 @@ fn a_mount_of_root_gains_no_privileges() {
 #[test]
 fn incomplete_required_layer_prevents_serving() {
     let unshare = |bits: u64| format!("unshare={bits}");
-    for (lacking, wall, said) in [
+    for (lacking, layer, said) in [
         ("landlock_create_ruleset".to_owned(), "landlock", "no Landlock: this kernel has none"),
         (unshare(NEWNET), "namespace", "no namespace of its own for network"),
         (unshare(NEWIPC), "namespace", "no namespace of its own for ipc"),
@@ -225,14 +225,14 @@ fn incomplete_required_layer_prevents_serving() {
     ] {
         let place = LayerPlace::new();
         let without = [env!("CARGO_BIN_EXE_deny_syscall"), &lacking];
-        let words = format!("--shared-dir DIR --socket-path SOCK --require {wall}");
+        let words = format!("--shared-dir DIR --socket-path SOCK --require {layer}");
         let ended = run(&mut place.command(&without, &words)).unwrap();
         assert_eq!(ended.code, Some(1), "{lacking}: {ended:?}");
         let last = ended.stderr.lines().last().unwrap();
-        assert!(last.starts_with(&format!("pinhole: --require {wall}: ")) && last.contains(said), "{last}");
+        assert!(last.starts_with(&format!("pinhole: --require {layer}: ")) && last.contains(said), "{last}");
         assert!(!ended.stderr.contains(READY) && !place.path("run/socket").exists(), "{lacking}");
         // If the layer is not required, the daemon reports that it is missing and serves.
-        let others = if wall == "landlock" { "namespace,seccomp" } else { "landlock,seccomp" };
+        let others = if layer == "landlock" { "namespace,seccomp" } else { "landlock,seccomp" };
         let program = place.start(&without, &format!("--require {others}"));
         assert!(
             program.stderr().contains("sandbox: ") && program.stderr().contains(said),

@@ -69,14 +69,14 @@ fn look_up(guest: &mut Frontend, parent: NodeId, name: &str) -> Result<NodeId, E
 /// Opens a file and returns its file handle.
 fn open(guest: &mut Frontend, node: NodeId, flags: u32) -> Result<Handle, Errno> {
     let open = Open { flags: OpenFlags::from_bits_retain(flags), kill_suidgid: false };
-    let opened = request(guest, node, &Operation::Open(open), &[])?;
-    Ok(Handle(u64_at(&opened, 0).unwrap()))
+    let body = request(guest, node, &Operation::Open(open), &[])?;
+    Ok(Handle(u64_at(&body, 0).unwrap()))
 }
 
 /// Opens a directory and returns its file handle.
 fn open_dir(guest: &mut Frontend, node: NodeId) -> Result<Handle, Errno> {
-    let opened = request(guest, node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() }), &[])?;
-    Ok(Handle(u64_at(&opened, 0).unwrap()))
+    let body = request(guest, node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() }), &[])?;
+    Ok(Handle(u64_at(&body, 0).unwrap()))
 }
 
 /// Returns a RELEASE.
@@ -103,7 +103,8 @@ fn write(
     Ok(u64_at(&written, 0).unwrap())
 }
 
-fn opened(bench: &mut Bench, name: &str) -> (NodeId, Handle) {
+/// Creates an empty file on the host, and opens it as the guest.
+fn create_and_open(bench: &mut Bench, name: &str) -> (NodeId, Handle) {
     fs::write(bench.host(name), "").unwrap();
     let node = look_up(&mut bench.guest, NodeId::ROOT, name).unwrap();
     (node, open(&mut bench.guest, node, O_RDWR).unwrap())
@@ -127,7 +128,7 @@ fn submit(
 
 /// Checks that a queue answers GETATTR.
 #[track_caller]
-fn is_served(guest: &mut Frontend, queue: usize) {
+fn check_served(guest: &mut Frontend, queue: usize) {
     let get_attr = Operation::GetAttr(GetAttr { handle: None });
     let reply = guest.request(queue, NodeId::ROOT, &get_attr, &[]).unwrap();
     assert_eq!(reply.error().unwrap(), None);
@@ -136,7 +137,7 @@ fn is_served(guest: &mut Frontend, queue: usize) {
 #[test]
 fn handles_past_the_limit_are_enfile_until_one_is_released() {
     let mut bench = limited("open-handles = 3");
-    let first = opened(&mut bench, "file");
+    let first = create_and_open(&mut bench, "file");
     let second = open(&mut bench.guest, first.0, 0).unwrap();
     let directory = open_dir(&mut bench.guest, NodeId::ROOT).unwrap();
     assert_eq!(open(&mut bench.guest, first.0, 0).err(), Some(Errno::ENFILE));
@@ -148,7 +149,7 @@ fn handles_past_the_limit_are_enfile_until_one_is_released() {
     });
     assert_eq!(made.err(), Some(Errno::ENFILE));
     assert!(!bench.host("new").exists(), "it was created nevertheless");
-    is_served(&mut bench.guest, 2);
+    check_served(&mut bench.guest, 2);
     request(&mut bench.guest, first.0, &release(second), &[]).unwrap();
     open_dir(&mut bench.guest, NodeId::ROOT).unwrap();
     let close = Operation::ReleaseDir(ReleaseDir { handle: directory });
@@ -181,7 +182,7 @@ fn inodes_past_the_limit_are_enfile_until_one_is_forgotten() {
 #[test]
 fn a_file_grows_to_its_limit_and_no_further() {
     let mut bench = limited("file-size = 8192");
-    let file = opened(&mut bench, "file");
+    let file = create_and_open(&mut bench, "file");
     let guest = &mut bench.guest;
     assert_eq!(write(guest, file, (8190, 0), b"four"), Ok(2));
     assert_eq!(write(guest, file, (8192, 0), b"x"), Err(Errno::EFBIG));
@@ -265,7 +266,7 @@ fn a_listing_goes_on_with_the_next_request() {
 
 /// Checks that at least one of the last `count` requests on a queue has no reply yet.
 #[track_caller]
-fn still_owes(guest: &mut Frontend, queue: usize, count: usize) {
+fn check_still_waiting(guest: &mut Frontend, queue: usize, count: usize) {
     let (queue, memory) = guest.queue(queue).unwrap();
     let mut given_back = 0;
     while queue.take_used(memory).unwrap().is_some() {
@@ -277,7 +278,7 @@ fn still_owes(guest: &mut Frontend, queue: usize, count: usize) {
 #[test]
 fn fast_writer_is_slowed_alone() {
     let mut bench = limited("write-bytes-per-second = \"1 MiB\"");
-    let (node, handle) = opened(&mut bench, "file");
+    let (node, handle) = create_and_open(&mut bench, "file");
     let began = Instant::now();
     // The bytes of one second may come at once. Two more seconds of bytes take two seconds.
     for number in 0..49_u64 {
@@ -290,17 +291,17 @@ fn fast_writer_is_slowed_alone() {
 
     let mut bench = limited("write-bytes-per-second = 1");
     let mut other = Bench::new().unwrap();
-    let (node, handle) = opened(&mut bench, "file");
+    let (node, handle) = create_and_open(&mut bench, "file");
     // At this limit the second WRITE waits for eighteen hours. So a request that is answered has
     // not waited for it.
     for _ in 0..2 {
         submit(&mut bench.guest, 1, node, &write_of(handle, 0, PIECE.len(), 0), &PIECE);
     }
     for _ in 0..20 {
-        is_served(&mut bench.guest, 2);
-        is_served(&mut other.guest, 1);
+        check_served(&mut bench.guest, 2);
+        check_served(&mut other.guest, 1);
     }
-    still_owes(&mut bench.guest, 1, 2);
+    check_still_waiting(&mut bench.guest, 1, 2);
 }
 
 #[test]
@@ -321,9 +322,9 @@ fn guest_with_too_many_requests_is_slowed_alone() {
         submit(&mut bench.guest, 1, NodeId::ROOT, &get_attr, &[]);
     }
     for _ in 0..20 {
-        is_served(&mut other.guest, 1);
+        check_served(&mut other.guest, 1);
     }
-    still_owes(&mut bench.guest, 1, MINUTE);
+    check_still_waiting(&mut bench.guest, 1, MINUTE);
 }
 
 #[test]
@@ -339,19 +340,19 @@ fn slowed_guest_forgets_without_waiting() {
     for (queue, message) in [(0, &forget), (2, &forget)] {
         bench.guest.raw(queue, message, 0).unwrap();
     }
-    still_owes(&mut bench.guest, 1, MINUTE);
+    check_still_waiting(&mut bench.guest, 1, MINUTE);
 }
 
 #[test]
 fn a_queue_that_is_slowed_stops_as_promptly_as_any() {
     let mut bench = limited("write-bytes-per-second = 1");
-    let (node, handle) = opened(&mut bench, "file");
+    let (node, handle) = create_and_open(&mut bench, "file");
     // At the limit this takes eighteen hours.
     let operation = write_of(handle, 0, PIECE.len(), 0);
     request(&mut bench.guest, node, &operation, &PIECE).unwrap();
     let sent = submit(&mut bench.guest, 1, node, &operation, &PIECE);
     std::thread::park_timeout(Duration::from_millis(50));
-    is_served(&mut bench.guest, 2);
+    check_served(&mut bench.guest, 2);
     let began = Instant::now();
     let base = bench.guest.stop_queue(1).unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
@@ -360,7 +361,7 @@ fn a_queue_that_is_slowed_stops_as_promptly_as_any() {
         let (queue, memory) = bench.guest.queue(1).unwrap();
         assert_eq!((queue.next_used(), queue.take_used(memory).unwrap()), (base, None), "{sent:?}");
         bench.guest.resume_queue(1, base).unwrap();
-        is_served(&mut bench.guest, 2);
+        check_served(&mut bench.guest, 2);
         assert_eq!(bench.guest.stop_queue(1).unwrap(), base);
     }
 }

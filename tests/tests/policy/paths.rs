@@ -148,7 +148,7 @@ fn rule(glob: &str, access: &str) -> String {
 }
 
 #[test]
-fn a_hidden_name_is_not_there() {
+fn hidden_name_is_missing() {
     let mut share = Ruled::new(
         "[[path]]\nmatch = \"/one/**\"\nhidden = true\n[[path]]\nmatch = \"/key\"\nhidden = true\n",
     );
@@ -191,7 +191,7 @@ fn read_only_directory_refuses_changes_below_it() {
     assert_eq!(share.rename("one/file", "two/new", RenameFlags::empty()), Some(Errno::EPERM));
     assert_eq!(share.rename("two/file", "one/new", RenameFlags::empty()), Some(Errno::EPERM));
     assert_eq!(share.link(file, "two/new"), Some(Errno::EPERM));
-    // The directory itself is not below itself.
+    // The rule covers what is below `one`, but not `one` itself.
     assert_eq!(share.rename("one", "three", RenameFlags::empty()), Some(Errno::EXDEV));
     assert_eq!(share.create("two/new", O_RDWR), None);
     assert_eq!(share.unlink("two/new"), None);
@@ -280,7 +280,7 @@ fn a_directory_that_is_moved_takes_its_rules_along() {
     let mut share = Ruled::new(&text);
     let file = share.find("one/dir/file").unwrap();
     assert_eq!(share.open(file, O_WRONLY), Err(Errno::EPERM));
-    // No rule would name it there.
+    // At the new path, no rule would apply to it.
     assert_eq!(share.rename("one/dir", "one/other", RenameFlags::empty()), Some(Errno::EXDEV));
     assert_eq!(share.rmdir("two/dir"), Some(Errno::ENOTEMPTY));
     assert_eq!(share.rename("two/dir/file", "two/new", RenameFlags::empty()), Some(Errno::EPERM));

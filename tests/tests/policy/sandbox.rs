@@ -68,7 +68,7 @@ impl SandboxPlace {
     }
 
     /// Returns the outcome of an attempt of a thread under a profile, with these layers.
-    fn tried(
+    fn outcome_of_attempt(
         &self,
         attempt: &str,
         (profile, handles): (&str, &str),
@@ -96,7 +96,8 @@ impl SandboxPlace {
     /// Checks the outcome of a queue thread's attempt with each of [`WITHIN`].
     #[track_caller]
     fn check(&self, attempt: &str, (profile, handles): (&str, &str), expected: [&str; 9]) {
-        let outcomes = WITHIN.map(|within| self.tried(attempt, (profile, handles), "queue", within));
+        let outcomes =
+            WITHIN.map(|within| self.outcome_of_attempt(attempt, (profile, handles), "queue", within));
         assert_eq!(
             outcomes, expected,
             "{attempt} under {profile}, file handles: {handles}, within {WITHIN:?}"
@@ -141,8 +142,8 @@ fn proc_is_no_way_out() {
     check("proc", [NO_ENTRY; 9]);
 }
 
-/// [`WITHIN`] cannot stop an invented inode handle of the share's own file system. Decision 0009
-/// records that.
+/// No layer stops an invented inode handle of the share's own file system. Decision 0009 records
+/// that.
 #[test]
 fn inode_handle_reaches_outside_only_where_handles_are_used() {
     let place = SandboxPlace::new();
@@ -164,13 +165,13 @@ fn a_handle_of_another_file_system_is_stale() {
     assert!(mounted.success(), "mounting a tmpfs needs root");
     fs::write(mount.join("canary"), "c").unwrap();
     let canary = mount.join("canary");
-    let tried = |walls: &str| {
+    let outcome = |layers: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_intruder"));
         command.arg(place.folder.path().join("share")).arg(&canary);
-        command.args(["share", PREFER, "namespace", walls, "queue", "handle"]);
+        command.args(["share", PREFER, "namespace", layers, "queue", "handle"]);
         String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned()
     };
-    let outcomes = [tried(ALL), tried("namespace"), tried("no")];
+    let outcomes = [outcome(ALL), outcome("namespace"), outcome("no")];
     drop(Command::new("umount").arg("--lazy").arg(&mount).status());
     assert_eq!(outcomes, [STALE, STALE, STALE]);
 }
@@ -240,10 +241,11 @@ fn read_only_share_cannot_be_changed() {
 #[test]
 fn a_filter_with_flags_is_not_installed() {
     let place = SandboxPlace::new();
-    let tried = |within| place.tried("filter-with-flags", ("share", PREFER), "control", within);
-    assert_eq!(tried(("namespace", ALL)), FILTER);
-    assert_eq!(tried(("none", "seccomp")), FILTER);
-    assert_eq!(tried(("none", "no")), DONE);
+    let outcome =
+        |within| place.outcome_of_attempt("filter-with-flags", ("share", PREFER), "control", within);
+    assert_eq!(outcome(("namespace", ALL)), FILTER);
+    assert_eq!(outcome(("none", "seccomp")), FILTER);
+    assert_eq!(outcome(("none", "no")), DONE);
 }
 
 /// The supervisor is in the host's own namespaces, so only its filter prevents these attempts.
@@ -254,8 +256,8 @@ fn the_supervisor_is_held_by_its_filter() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connect = format!("connect={}", listener.local_addr().unwrap());
     for attempt in ["path", "exec", &connect, "kill", "execute-memory"] {
-        let tried = |within| place.tried(attempt, ("share", PREFER), "supervisor", within);
-        let outcomes = [("namespace", ALL), ("none", "seccomp"), ("none", "no")].map(tried);
+        let outcome = |within| place.outcome_of_attempt(attempt, ("share", PREFER), "supervisor", within);
+        let outcomes = [("namespace", ALL), ("none", "seccomp"), ("none", "no")].map(outcome);
         assert_eq!(outcomes, [FILTER, FILTER, DONE], "{attempt}");
     }
 }
@@ -287,10 +289,10 @@ fn a_plain_user_gets_out_no_more_than_root_does() {
         ("execute-memory", [FILTER, DONE, DONE, DONE]),
         ("chmod", [NOT_PERMITTED; 4]),
     ] {
-        let outcomes = within.map(|(isolation, walls)| {
+        let outcomes = within.map(|(isolation, layers)| {
             let mut plain = Command::new("setpriv");
             plain.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&intruder);
-            place.outcome(plain, ["share", NEVER, isolation, walls, "queue", attempt])
+            place.outcome(plain, ["share", NEVER, isolation, layers, "queue", attempt])
         });
         assert_eq!(outcomes, expected, "{attempt} within {within:?}");
     }
@@ -305,7 +307,8 @@ fn filter_holds_every_thread_under_every_profile_and_isolation() {
                 ["path", "exec", "connect=127.0.0.1:1", "mount", "unshare", "kill", "execute-memory"]
             {
                 for isolation in ["namespace", "chroot", "none"] {
-                    let outcome = place.tried(attempt, (profile, PREFER), thread, (isolation, ALL));
+                    let outcome =
+                        place.outcome_of_attempt(attempt, (profile, PREFER), thread, (isolation, ALL));
                     assert_eq!(outcome, FILTER, "{attempt} of {thread} under {profile} in {isolation}");
                 }
             }

@@ -1,4 +1,4 @@
-//! Visibility of changes by others, and its time: sequences of steps.
+//! When changes by other participants become visible: sequences of steps.
 
 use super::verdict::{ensure, wrong};
 use crate::sharing::participants::{A, B, H, Participants};

@@ -33,7 +33,7 @@ fn change_of_memory_waits_for_no_room_in_the_pool() {
     changes_memory_while_it_reserves(&mut Scene::in_memory(&["--thread-pool-size=1", &policy]), 8);
 }
 
-/// Changes the memory while one queue reserves and another has so many FSYNCs.
+/// Changes the memory while one queue reserves space and another queue has `syncs` FSYNCs.
 fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
     let (mut lane, mut other) = (Lane::new(2), Lane::new(1));
     let synced = scene.create("synced");
@@ -64,8 +64,9 @@ fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
     assert!(went_on > 0, "each change of memory waited for the reservation");
 }
 
-/// A change of memory interrupts the hole, which then waits in the pool behind other requests. A
-/// stop must not put it back, because it would remove data that the host has written since.
+/// A change of memory interrupts the punching of a hole, which then waits in the pool behind other
+/// requests. A stop must not return the request to the ring, because to punch the hole again would
+/// remove data that the host has written since.
 #[test]
 fn interrupted_hole_is_finished_before_its_queue_stops() {
     let mut scene = Scene::in_memory(&["--thread-pool-size=1"]);
@@ -85,7 +86,7 @@ fn interrupted_hole_is_finished_before_its_queue_stops() {
     std::thread::park_timeout(std::time::Duration::from_millis(5));
     scene.guest.share_memory().unwrap();
     let (base, _, _) = holes.stop(&mut scene.guest);
-    assert_eq!(base, 1, "a partly punched hole was put back");
+    assert_eq!(base, 1, "a partly served request was returned to the ring");
     let host = fs::File::options().write(true).read(true).open(scene.host("file")).unwrap();
     host.write_all_at(b"new", 0).unwrap();
     holes.resume(&mut scene.guest, base);

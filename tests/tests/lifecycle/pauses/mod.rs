@@ -46,7 +46,7 @@ const SHORT: u64 = 8 << 20;
 /// and a few on a host that delays the message to the daemon. A daemon that serves the backlog
 /// first serves all.
 const FEW: usize = MANY / 10;
-/// Number of stops of a queue whose requests wait behind those of another.
+/// Number of stops of a queue whose requests wait behind the requests of another queue.
 const ROUNDS: usize = 6;
 /// Upper bound on the time of a stop on a busy host. Serving all requests of the scenario takes
 /// more than a minute.
@@ -419,16 +419,17 @@ fn every_mixed_request_is_answered_once_with_few_threads() {
 fn older_request_is_finished_after_a_later_reply() {
     let mut scene = Scene::in_memory(&["--thread-pool-size=1"]);
     let (long, file) = (scene.create("long"), scene.create("file"));
-    let (mut busy, mut lane) = (Lane::new(2), Lane::new(1));
+    let (mut reserving, mut lane) = (Lane::new(2), Lane::new(1));
     for _ in 0..MANY {
-        busy.offer(&mut scene.guest, fallocate(long, LONG), 0);
+        reserving.offer(&mut scene.guest, fallocate(long, LONG), 0);
     }
-    busy.kick(&mut scene.guest);
+    reserving.kick(&mut scene.guest);
     eventually("the reservation has begun", || scene.blocks("long") > 0);
     let mut waited_for = 0;
     for round in 0..ROUNDS {
         let answered = lane.answered();
-        // The one pool thread works for the other queue, so of these only the answered one begins.
+        // The one pool thread works for the other queue, so of these requests only the
+        // one with a reply begins.
         for frame in [fsync(file), fsync(file)] {
             lane.offer(&mut scene.guest, frame, 0);
         }
@@ -436,9 +437,9 @@ fn older_request_is_finished_after_a_later_reply() {
         lane.offer(&mut scene.guest, fsync(file), 0);
         lane.kick(&mut scene.guest);
         lane.wait_for_more(&mut scene.guest, answered);
-        let others = busy.collect(&mut scene.guest);
+        let others = reserving.collect(&mut scene.guest);
         let (base, _, took) = lane.stop(&mut scene.guest);
-        let meanwhile = busy.collect(&mut scene.guest) - others;
+        let meanwhile = reserving.collect(&mut scene.guest) - others;
         println!("round {round}: stopped at {base} after {took:?}, {meanwhile} of the other queue meanwhile");
         assert!(base >= answered + 3, "{base}");
         waited_for += meanwhile;
@@ -509,13 +510,13 @@ fn init_does_not_wait_for_a_long_reservation() {
         ended.extend(lane.finish(&mut scene.guest));
         fs::remove_file(scene.host(&name)).unwrap();
     }
-    // One may have ended just before.
+    // A reservation may have ended just before.
     assert!(ended.contains(&EINTR), "{ended:?}");
     scene.reply_body(getattr(ROOT), ATTR_LEN);
 }
 
-/// Starts the scenario on two queues and waits until one request has begun.
-fn busy(arguments: &[&str]) -> (Scene, Vec<Lane>) {
+/// Queues [`MANY`] long reservations on each of two queues, and waits until one has begun.
+fn start_busy(arguments: &[&str]) -> (Scene, Vec<Lane>) {
     let mut scene = Scene::in_memory(arguments);
     let file = scene.create("file");
     let mut lanes: Vec<Lane> = (1..=2).map(Lane::new).collect();
@@ -531,7 +532,7 @@ fn busy(arguments: &[&str]) -> (Scene, Vec<Lane>) {
 
 #[test]
 fn the_first_signal_ends_a_busy_daemon() {
-    let (mut scene, mut lanes) = busy(&[]);
+    let (mut scene, mut lanes) = start_busy(&[]);
     let before: usize = lanes.iter_mut().map(|lane| lane.collect(&mut scene.guest)).sum();
     let began = Instant::now();
     scene.daemon.signal(Signal::TERM).unwrap();
@@ -544,7 +545,7 @@ fn the_first_signal_ends_a_busy_daemon() {
 
 #[test]
 fn a_reset_waits_for_few_of_many_requests() {
-    let (mut scene, mut lanes) = busy(&[]);
+    let (mut scene, mut lanes) = start_busy(&[]);
     let before: usize = lanes.iter_mut().map(|lane| lane.collect(&mut scene.guest)).sum();
     let began = Instant::now();
     scene.guest.connection().reset_device().unwrap();
@@ -555,7 +556,7 @@ fn a_reset_waits_for_few_of_many_requests() {
 
 #[test]
 fn next_guest_does_not_wait_for_old_requests() {
-    let (Scene { guest, daemon, folder, _memory }, _) = busy(&["--keep-listening"]);
+    let (Scene { guest, daemon, folder, _memory }, _) = start_busy(&["--keep-listening"]);
     let began = Instant::now();
     // Its connection ends with it.
     drop(guest);

@@ -192,7 +192,7 @@ fn policy(text: &str) -> (String, NamedTempFile) {
 /// Sends requests that the load of `cargo xtask surface` lacks: a back channel to the front-end,
 /// memory in a plain file, a write past the host's page cache, the truncation of a large file, and
 /// a directory for a caller with more than one group.
-fn do_the_rest(writer: &mut Writer) {
+fn send_rare_requests(writer: &mut Writer) {
     let (_ours, theirs) = UnixStream::pair().unwrap();
     writer.frontend.connection().set_backend_request_fd(&theirs).unwrap();
     let plain = tempfile::tempfile().unwrap();
@@ -210,7 +210,7 @@ fn do_the_rest(writer: &mut Writer) {
     let handle = u64_at(&writer.reply_body(&direct, 16), 0).unwrap();
     let write = Frame::new(WRITE, writer.node).u64(handle).u64(0).u32(4096).u32(0);
     let write = write.u64(0).u32(O_RDWR | O_DIRECT).u32(0).bytes(&[1; 4096]);
-    // Behind its header the payload is not aligned to a block.
+    // The payload comes directly after the header, so it is not aligned to a block.
     assert_eq!(writer.errno(&write), EINVAL);
     let reserve = Frame::new(FALLOCATE, writer.node).u64(writer.handle).u64(0).u64(40 << 20).u32(0).u32(0);
     writer.reply_body(&reserve, 0);
@@ -234,7 +234,7 @@ fn every_allowed_call_is_used_and_no_other() {
     let mut writer = Writer::new(run.daemon.socket());
     writer.reply_body(&writer.fsync(), 0);
     interrupt(run.process());
-    do_the_rest(&mut writer);
+    send_rare_requests(&mut writer);
     pass_the_limit_on_files(&run, &mut writer);
     drop(writer);
     seen.read(&run.ended(), Processes::Two);
@@ -261,7 +261,7 @@ fn every_allowed_call_is_used_and_no_other() {
     supervised(&mut seen);
     on_other_file_systems(&mut seen);
     mounted_slowly(&mut seen);
-    assert_eq!(seen.strange, BTreeSet::new(), "calls that no row is there for");
+    assert_eq!(seen.strange, BTreeSet::new(), "calls without a row");
     assert_eq!(seen.missing(), Vec::<String>::new(), "rows without a call");
 }
 
@@ -319,9 +319,9 @@ fn with_a_socket_as_log(arguments: &[&str]) -> (Child, impl Iterator<Item = Stri
     (daemon, lines, folder)
 }
 
-/// Uses file systems whose `close` may write back and whose locks are on a server: an overlay on a
-/// queue thread, a server, here `pinhole mount`, on the pool. One of them has an `fsync` that may
-/// leave out a name.
+/// Uses file systems whose `close` may write data back, whose locks are on a server, or whose
+/// `fsync` may not make a name durable. The daemon serves an overlay on its queue threads, and a
+/// file system of a server (here `pinhole mount`) on its pool.
 fn on_other_file_systems(seen: &mut Seen) {
     let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -366,7 +366,8 @@ fn in_memory(seen: &mut Seen) {
     seen.read(&run.ended(), Processes::Two);
 }
 
-/// Takes the lock of a file that another process waits for, and releases it.
+/// Holds the flock of a file until another process waits for it and the daemon has tried it again.
+/// Then releases it.
 fn wait_for_a_lock(path: &Path, trace: &Path) {
     let open = || fs::File::options().read(true).write(true).open(path).unwrap();
     let (holder, waiter) = (open(), open());
