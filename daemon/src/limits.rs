@@ -93,23 +93,23 @@ pub const LOG_LINE_PERIOD: Duration = Duration::from_mins(2);
 /// Bytes of foreign text in a log line, such as the message of a panic.
 pub const LOG_TEXT_LEN_MAX: usize = 256;
 
-/// Largest length of such a line in bytes, with time, level and fields. With the two limits above,
-/// a guest can cause 0.4 MB on the first day and 0.37 MB on each later day.
+/// Largest length in bytes of a log line that a guest can cause, with time, level and fields. With
+/// the two limits above, a guest can cause 0.4 MB on the first day and 0.37 MB on each later day.
 pub const LOG_LINE_LEN_MAX: usize = 512;
 
 /// Lines of the log that queue threads have written and the thread `relay` has not. Past that, a
 /// line is lost and counted.
 pub const RELAYED_LINES_MAX: usize = 1024;
 
-/// Bytes of those lines.
+/// Bytes of the lines that [`RELAYED_LINES_MAX`] counts.
 pub const RELAYED_LINES_LEN_MAX: usize = 256 << 10;
 
-/// Time between two times that the thread `relay` publishes while queue threads need the time. It
-/// is the error of their times: far less than each time that they compare.
+/// Interval at which the thread `relay` publishes the time while queue threads need it. Their time
+/// is late by up to this interval, which is far less than each duration that they measure.
 pub const CLOCK_TICK: Duration = Duration::from_millis(10);
 
-/// Number of such times that no thread has read, after which the thread publishes no more until it
-/// is asked.
+/// Number of published times in a row that no thread has read, after which the thread `relay`
+/// publishes no more until a thread asks.
 pub const CLOCK_TICKS_UNUSED_MAX: u32 = 10;
 
 /// Largest default number of threads that serve `pinhole mount`. More than four wait for each other
@@ -131,7 +131,8 @@ pub const RETRY_LIMIT: Duration = Duration::from_secs(30);
 pub const REWALK_NODES_MAX: usize = 16;
 
 /// Time within which the guest's kernel has handled a reply that was sent. Until then, a later
-/// reply may overtake it. It is a second, and the error of both times that are compared.
+/// reply may overtake it. It is a second, plus [`CLOCK_TICK`] for each of the two times that are
+/// compared.
 pub const REPLY_HANDLED_WITHIN: Duration = Duration::from_millis(1020);
 
 /// Nodes that a guest may know at once. Each takes about 180 bytes here, and about six times as
@@ -217,8 +218,8 @@ pub const LOCKS_MOVED_MAX: usize = 64;
 /// Time that the thread for deferred requests tries locks before it serves other deferred requests.
 pub const LOCK_TRIES_TIME: Duration = Duration::from_millis(2);
 
-/// Length of the pause after such a time, as a multiple of it. During the pause no lock is tried,
-/// whatever is unlocked meanwhile.
+/// Length of the pause after the thread has tried locks, as a multiple of the time that this took.
+/// During the pause no lock is tried, whatever is unlocked meanwhile.
 pub const LOCK_TRIES_REST: u32 = 2;
 
 /// Bytes of the daemon's memory that a request may take while it waits for a lock. Requests of
@@ -251,7 +252,7 @@ pub const INTERRUPTS_KEPT: usize = 64;
 /// Files that wait until the thread `deferred-close` closes them. Each holds a descriptor.
 pub const DEFERRED_CLOSES_MAX: usize = 256;
 
-/// Blocks of 512 bytes of a deleted file from which on the thread `deferred-close` closes it: 8
+/// Number of blocks of 512 bytes from which on the thread `deferred-close` closes a deleted file: 8
 /// MiB. Fewer blocks are freed in the time that it takes to wake the thread.
 pub const DEFERRED_CLOSE_BLOCKS_MIN: u64 = 16 << 10;
 

@@ -128,8 +128,8 @@ impl Identity {
         Ok(assumed)
     }
 
-    /// Sets whether later writes of this thread drop set-user-id and set-group-id. They do while it
-    /// lacks CAP_FSETID. The guest sets `kill` if its caller lacks that capability.
+    /// Sets whether later writes of this thread drop set-user-id and set-group-id. They do while
+    /// the thread lacks CAP_FSETID. The guest sets `kill` if its caller lacks that capability.
     ///
     /// # Errors
     /// The error of the host. The caller must then do nothing.
@@ -164,8 +164,8 @@ impl Drop for Assumed<'_> {
         if self.uid {
             outcome = outcome.and(rustix::thread::set_thread_res_uid(None, own.own_uid, None));
             if !own.keeps_capabilities {
-                // To return to uid 0, the only own uid that switches, raises every permitted
-                // capability.
+                // Only a daemon with uid 0 assumes other users. Its return to uid 0 raises every
+                // permitted capability, also CAP_FSETID.
                 KEEPS_SUID.set(true);
             }
         }

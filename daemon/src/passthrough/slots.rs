@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 /// Slots in the first segment. Each later segment has twice as many, so that a slot never moves.
 const FIRST_LEN: u64 = 64;
 
-/// Segments until there are more slots than the 32 bits of index in a key can express.
+/// Number of segments. Together they have a slot for each index that the 32 bits in a key can hold.
 const SEGMENTS: usize = 27;
 
 /// The first segments are never removed: 8,128 slots, or 0.2 MB of memory. So most guests find
@@ -34,8 +34,7 @@ const RAISED_MAX: u32 = u32::MAX / 4 * 3;
 /// Returns the first generation for the keys of a table, a different one in each process.
 ///
 /// A guest whose VMM reconnects to a restarted daemon still holds keys of the process that died,
-/// and those must find nothing. The generation is in the lower half, so that as many again are
-/// left.
+/// and those must find nothing. The generation is below 2^31, so that at least 2^31 more are left.
 pub(crate) fn first_generation() -> u32 {
     // Seeded by the kernel's random numbers.
     let random = RandomState::new().hash_one(0);
@@ -167,7 +166,7 @@ impl<T> SlotTable<T> {
         indices.flatten()
     }
 
-    /// Frees the memory of a table that was once larger: all segments behind the last value, except
+    /// Frees the memory of a table that was once larger: all segments after the last value, except
     /// the first few. Their slots restart, with generations that they have not had.
     pub(crate) fn shrink(&self) {
         let mut free = self.free.lock();
@@ -372,7 +371,7 @@ mod tests {
         table.shrink();
         assert_eq!(value(&table, keys[10_000]), Some(10_000));
         assert_eq!(table.each().count(), 1);
-        // The slots before it are given out again, and those behind it too.
+        // The slots before it are given out again, and the slots after it too.
         let again: Vec<u64> = (0..20_000).map(|n| table.insert(n).unwrap().id()).collect();
         assert_eq!(table.len(), 20_001);
         assert!(again.iter().all(|key| !keys.contains(key)));

@@ -199,7 +199,8 @@ fn program(
     Ok(program)
 }
 
-/// Returns the answered calls that control threads may not make either.
+/// Returns the calls that get ENOSYS on every thread, because not even control threads may make
+/// them.
 fn answered_by_all() -> impl Iterator<Item = &'static CallRow> {
     host_calls::ANSWERED.iter().filter(|row| row.threads.contains(Threads::CONTROL))
 }

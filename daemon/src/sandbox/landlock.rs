@@ -76,7 +76,7 @@ impl Rules {
         Some(MissingFeature::new(Layers::LANDLOCK, why))
     }
 
-    /// Returns the status of enforcing the rules, from a thread that ends after that.
+    /// Enforces the rules on a thread that then ends. Returns the status of that.
     pub(super) fn try_out(&self, share: BorrowedFd<'_>) -> Result<LandlockStatus, String> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("landlock-trial".to_owned());

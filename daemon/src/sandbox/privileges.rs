@@ -47,7 +47,8 @@ fn drop_groups(missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// Resources that the daemon never uses, so that it cannot take them after an attack.
+/// Limits of resources that the daemon never uses, so that an attacker in it cannot use them
+/// either.
 ///
 /// Memory, stacks, processor time and threads have no limit: a share takes what its guest asks for,
 /// and a limit would end it, or count the threads of other daemons of the same user.
@@ -79,7 +80,7 @@ fn limit(plan: &Plan) -> Result<(), SandboxError> {
 }
 
 /// Leaves all memory out of the core files of this process and of those that it starts: the guest's
-/// memory, and copies of it. Called while `/proc` is there.
+/// memory, and copies of it. Called while the process can reach `/proc`.
 ///
 /// [`limit`] also makes the process not dumpable, but a thread that takes the ids of a guest's user
 /// undoes that: the kernel then sets the value of `fs.suid_dumpable`. It does not undo this
@@ -101,7 +102,7 @@ fn needed(plan: &Plan) -> CapabilitySet {
     table.union(plan.capabilities.added).difference(plan.capabilities.removed)
 }
 
-/// Drops all capabilities of the calling thread except these, and all for programs that it runs.
+/// Drops all capabilities of the calling thread except these. Programs that it runs get none.
 pub(super) fn keep_only(kept: CapabilitySet) -> io::Result<()> {
     let now = rustix::thread::capabilities(None)?;
     // Only CAP_SETPCAP allows changes of the bounding set. A process without capabilities needs no

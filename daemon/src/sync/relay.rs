@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// The service of this process.
 static RELAY: Relay = Relay::new();
 
-/// Where the lines go.
+/// Function that writes lines to the log.
 type LineSink = Mutex<Option<Box<dyn FnMut(Relayed) + Send>>>;
 
 /// The log of this process.
@@ -31,7 +31,7 @@ thread_local! {
     static IS_SERVED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What queue threads have left to the log.
+/// What queue threads pass to the log.
 #[derive(Debug)]
 pub(crate) enum Relayed {
     /// A line of this severity, with its end.

@@ -80,7 +80,7 @@ pub(crate) extern "C" fn abort() -> ! {
     }
 }
 
-/// Erases the environment: the variables, and their bytes, which `/proc/PID/environ` shows.
+/// Removes all environment variables, and overwrites their bytes, which `/proc/PID/environ` shows.
 ///
 /// # Errors
 /// Fails if this process has a second thread.

@@ -117,7 +117,7 @@ pub(crate) fn take_signal(signals: &[libc::c_int]) -> io::Result<libc::c_int> {
             return Ok(signal);
         }
         let error = io::Error::last_os_error();
-        // A stop, a freeze or a tracer interrupts the call.
+        // A stop, a freezer or a tracer may interrupt the call.
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }

@@ -60,7 +60,7 @@ pub enum ChainError {
         /// Bytes.
         len: u32,
     },
-    /// A buffer to read from behind one to write to (virtio 1.3, 2.7.4.2).
+    /// A readable buffer after a writable one (virtio 1.3, 2.7.4.2).
     #[error("descriptor {index} is readable but follows a writable one")]
     ReadableAfterWritable {
         /// The descriptor.
@@ -178,7 +178,7 @@ struct Walk<'m, 'c> {
     chain: &'c mut Chain,
 }
 
-/// The memory of a table, if it is in one region. It is for every well-behaved guest.
+/// The memory of a table. `None`: the table is not in one region, which no well-behaved guest does.
 type TableMemory<'m> = Option<VolatileSlice<'m>>;
 
 impl<'m> Walk<'m, '_> {

@@ -20,27 +20,27 @@ use std::thread::JoinHandle;
 
 /// A deferred request, with the way to answer it.
 pub(super) trait DeferredRequest: Send + 'static {
-    /// Returns what it waits for.
+    /// Returns what the request waits for.
     fn deferred(&self) -> &Deferred;
 
-    /// Returns the queue from which it was taken; 0 in a transport without queues.
+    /// Returns the queue from which the request was taken; 0 in a transport without queues.
     fn queue(&self) -> usize {
         0
     }
 
-    /// Returns how many requests of its queue were taken before it.
+    /// Returns how many requests of the same queue were taken before this one.
     fn number(&self) -> u64 {
         0
     }
 
-    /// Puts it back into the available ring of its queue, which is being stopped, as if it had not
-    /// been taken. Returns false if a later request of that queue was answered or may be answered:
-    /// then this one must be answered too.
+    /// Puts the request back into the available ring of its queue, which is being stopped, as if it
+    /// had not been taken. Returns false if a later request of that queue was answered or may be
+    /// answered: then this one must be answered too.
     fn put_back(&self) -> bool {
         false
     }
 
-    /// Gives it back with its result.
+    /// Sends the reply with this result.
     fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch);
 }
 
@@ -106,8 +106,8 @@ impl<R: DeferredRequest> DeferredRequests<R> {
 }
 
 impl<R> DeferredRequests<R> {
-    /// Makes the thread put back or answer the requests of a queue that may wait for long, because
-    /// the queue is being stopped. The queue takes no more requests, and the thread that stops it
+    /// Makes the thread put back or answer those requests of a queue that may wait long. Called
+    /// when the queue is being stopped: it takes no more requests, and the thread that stops it
     /// waits for the requests that were taken.
     pub(super) fn hurry(&self, queue: usize) {
         self.0.lock().stopping.push(queue);
@@ -145,7 +145,8 @@ impl<R: DeferredRequest> DeferredShared<R> {
         let mut rested = clock::now();
         loop {
             let seen = self.wake.count();
-            // One piece of each kind, so that deferred requests wait for no more than that.
+            // Does at most one piece of work for the file system and one for the pool, so that
+            // deferred requests wait no longer than that.
             let of_file_system = session.run_stuck();
             let was_stuck = serve_stuck(&mut scratch) || of_file_system;
             let began = clock::now();

@@ -24,7 +24,7 @@ enum CloseTask {
     Node(NodeRef),
     #[expect(dead_code, reason = "held to be dropped")]
     File(FileRef),
-    /// Perhaps no node is left on a mount.
+    /// Remove mounts without nodes. Submitted when a mount may have lost its last node.
     ReleaseMounts,
 }
 
@@ -55,7 +55,7 @@ impl TaskRunner for Closer {
 #[derive(Debug)]
 pub(in crate::passthrough) struct DeferredClose {
     thread: TaskThread<Closer>,
-    /// The thread will check the mounts below the share.
+    /// Whether the thread is going to check the mounts below the share.
     watching: Arc<AtomicBool>,
 }
 
@@ -90,9 +90,9 @@ impl DeferredClose {
         } else {
             drop(node);
         }
-        // One reference is the table's, one is this one.
+        // One reference is in the table of mounts, the other is `mount`.
         if mount.is_some_and(|mount| Arc::strong_count(&mount) <= 2) {
-            // If the queue is full, a later task does it.
+            // If the queue of tasks is full, a later task removes the mount.
             drop(self.thread.submit(CloseTask::ReleaseMounts, DEFERRED_CLOSES_MAX));
         }
     }
@@ -100,22 +100,22 @@ impl DeferredClose {
     /// Closes a file that the guest has released. `names_removed` is the present
     /// [`Files::names_removed`](super::Files::names_removed).
     pub(in crate::passthrough) fn close_file(&self, file: FileRef, names_removed: u64) {
-        // To ask costs as much as to close, so only if a name was removed since the file was
-        // opened.
+        // To check a file costs as much as to close it. So a file is checked only if a name was
+        // removed since it was opened.
         let may_be_deleted = file.names_removed != names_removed && !file.traits.remote;
         if may_be_deleted && is_slow_to_close(file.as_fd()) {
             self.close(CloseTask::File(file));
         }
     }
 
-    /// Leaves it to the thread. If too much waits already, this thread closes it: the tasks hold
-    /// descriptors, which must not pile up.
+    /// Leaves the task to the closing thread. If too many tasks wait, closes at once: the tasks
+    /// hold descriptors, which must not pile up.
     fn close(&self, task: CloseTask) {
         drop(self.thread.submit(task, DEFERRED_CLOSES_MAX));
     }
 }
 
-/// Returns whether closing it may free many blocks.
+/// Returns whether closing a descriptor may free many blocks.
 fn is_slow_to_close(fd: BorrowedFd<'_>) -> bool {
     resolve::stat(fd).is_ok_and(|stat| stat.is_deleted() && stat.blocks() >= DEFERRED_CLOSE_BLOCKS_MIN)
 }

@@ -6,8 +6,8 @@
 //! host has one such call at a time, whatever a guest sends, and no serving thread waits for it.
 //!
 //! The host reports an error once to each open file description, and all of these requests share
-//! one. So an error goes to every request that was there when it happened: to the requests of the
-//! turn that failed, whose data it may be, and to those that came during it.
+//! one description. So an error goes to the requests of the turn that failed, because their data
+//! may be lost, and to the requests that came during that turn.
 
 use crate::filesystem::{Answer, SyncTurn};
 use crate::passthrough::files::FileRef;

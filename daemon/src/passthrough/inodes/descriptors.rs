@@ -39,7 +39,7 @@ impl Inodes {
         self.descriptor_within(node, 0)
     }
 
-    /// Returns a descriptor as [`Self::descriptor`] does, while `depth` mounts are being found.
+    /// Returns a descriptor as [`Self::descriptor`] does. `depth`: see [`Self::mount_fd`].
     pub(super) fn descriptor_within(&self, node: &NodeRef, depth: usize) -> Answer<Arc<Descriptor>> {
         if let Some(descriptor) = node.descriptor() {
             node.touch();
@@ -139,7 +139,7 @@ impl Inodes {
         Ok((descriptor, stat))
     }
 
-    /// Opens an inode by its handle, while `depth` mounts are being found.
+    /// Opens an inode by its handle. `depth`: see [`Self::mount_fd`].
     fn open_by_handle(
         &self,
         mount: &Mount,

@@ -115,8 +115,8 @@ impl Inodes {
 
     /// Looks up a node by handle and attributes. Returns `None` if the name has to be opened.
     ///
-    /// The two are read one after the other, and the name may lead to another inode in between. So
-    /// the handle counts only after it has led to the same inode number and kind
+    /// Handle and attributes are read one after the other, and the name may lead to another inode
+    /// in between. So the handle counts only after it has led to the same inode number and kind
     /// ([`Self::descriptor`]).
     fn look_up_by_handle(
         &self,

@@ -11,7 +11,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 impl Inodes {
-    /// Returns the descriptor of a mount, while `depth` mounts are being found.
+    /// Returns the descriptor of a mount. `depth` is the number of searches for mounts that need
+    /// this one, each within the one before.
     ///
     /// # Errors
     /// ESTALE if the mount is gone; ENFILE if there is no descriptor left for it.
@@ -74,8 +75,8 @@ impl Inodes {
         Ok(held)
     }
 
-    /// Keeps the mount of a node open that is mapped writable, until the guest has forgotten every
-    /// node of the mount.
+    /// Keeps a mount open on which the guest maps a file writable, until the guest has forgotten
+    /// every node of the mount.
     ///
     /// # Errors
     /// As for [`Self::hold_mount`].

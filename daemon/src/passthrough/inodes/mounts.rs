@@ -132,7 +132,8 @@ impl MountTable {
         } else {
             let state = open()?;
             let root = MountRoot::of(found.inode, found.stat, self.handles);
-            // A server may not answer. To close a file there writes its data.
+            // A remote file system is not made durable here: its server may not answer, and it
+            // writes the data of a file when the file is closed.
             let makes_durable = self.syncs && !traits.in_memory && !traits.remote;
             Arc::new(MountAccess::new(root, point, state, makes_durable))
         };

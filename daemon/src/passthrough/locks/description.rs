@@ -26,8 +26,8 @@ impl Description {
     /// Opens a description for one owner.
     ///
     /// If it writes, it also reads where the host permits that, so that it never has to be replaced
-    /// while it holds a write lock. A lease of another process cannot prevent that: the guest has
-    /// the file open with the same access.
+    /// while it holds a write lock. A lease of another process cannot prevent this open: the guest
+    /// has the file open with the same access.
     ///
     /// # Errors
     /// ENOLCK if the file cannot be opened again.

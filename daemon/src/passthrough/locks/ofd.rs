@@ -1,7 +1,7 @@
 //! Locks of an open file description (`F_OFD_SETLK` and `F_OFD_GETLK` of fcntl(2), Linux 3.15).
 //!
-//! They exclude the locks of every other description, so those of other daemons, and the record
-//! locks of host processes.
+//! They exclude the locks of every other description, also of other daemons, and the record locks
+//! of host processes.
 
 use super::ranges::{RangeLock, Span};
 use crate::filesystem::{Answer, Locking};
@@ -49,8 +49,8 @@ fn flock(span: Span, kind: Option<LockKind>) -> libc::flock {
     libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start, l_len, l_pid: 0 }
 }
 
-/// Returns the guest's errno for an error of the host. It is never ENOSYS: from then on, a guest
-/// would keep all locks to itself. A file system without locks returns ENOLCK.
+/// Returns the guest's errno for an error of the host. It is never ENOSYS: after that, a guest
+/// would never send a lock request again. A file system without locks returns ENOLCK.
 fn errno(error: HostErrno) -> Errno {
     if matches!(error, HostErrno::ENOSYS | HostErrno::EOPNOTSUPP) {
         return Errno::ENOLCK;

@@ -27,8 +27,8 @@ pub(crate) struct RangeLock {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ranges(Vec<RangeLock>);
 
-/// A change of ranges that has been computed but not applied. It yields at most the rest before,
-/// the new range and the rest behind.
+/// A change of ranges that has been computed but not applied. It replaces ranges by at most three:
+/// the rest before the new range, the new range, and the rest after it.
 #[derive(Debug)]
 pub(super) struct RangeEdit {
     replaced: std::ops::Range<usize>,

@@ -1,9 +1,9 @@
 //! FALLOCATE in steps.
 //!
 //! The host may take seconds for one `fallocate(2)` of some gigabytes, and nothing interrupts it. A
-//! queue that is being stopped, and with it the VMM, would wait. So a long one runs as several
-//! calls of [`ALLOCATION_STEP_LEN`] each, and may end between two of them. The guest sees one
-//! operation: only the last step changes the length of the file.
+//! queue that is being stopped, and with it the VMM, would wait. So a long FALLOCATE runs as
+//! several calls of [`ALLOCATION_STEP_LEN`] each, and may end between two of them. The guest sees
+//! one operation: only the last step changes the length of the file.
 
 use crate::filesystem::{Answer, Caller, Paced, Repeat, StopCheck};
 use crate::limits::{ALLOCATION_STEP_LEN, ALLOCATION_STEPS_MAX};

@@ -96,8 +96,8 @@ impl Mounted {
         self.gone = true;
     }
 
-    /// Unmounts. Returns true if the mount was busy: then its name is gone, and programs still use
-    /// it.
+    /// Unmounts. Returns true if programs still use the mount. Then no path leads to it any more,
+    /// and these programs keep it.
     pub(super) fn unmount(mut self) -> bool {
         self.gone = true;
         self.take_away()

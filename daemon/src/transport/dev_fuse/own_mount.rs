@@ -40,10 +40,11 @@ impl OwnMount {
         Ok(own)
     }
 
-    /// Unmounts. Returns true if programs still use the mount: then only its name is gone.
+    /// Unmounts. Returns true if programs still use the mount. Then no path leads to it any more,
+    /// and these programs keep it.
     ///
     /// # Errors
-    /// The mount has no name any more, or is under another mount.
+    /// No path leads to the mount any more, or another mount hides it.
     pub(super) fn unmount(self, device: BorrowedFd<'_>) -> io::Result<bool> {
         let table = std::fs::read("/proc/self/mountinfo")?;
         let path = table.split(|byte| *byte == b'\n').find_map(|line| self.place_in(line));

@@ -16,7 +16,7 @@ use vhost::vhost_user::{Backend, Error as ProtocolError, VhostUserFrontendReqHan
 /// Limits log lines about errors of back channels.
 static LOG: Source = Source::new();
 
-/// Front-end behind the back channel.
+/// Front-end at the other end of the back channel.
 struct FrontEnd(Backend);
 
 /// Starts the thread that serves the window through `backend`, until another back channel replaces

@@ -217,8 +217,8 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
-    /// Called with new memory in place. Requests that use the old memory end before the front-end
-    /// gets its reply.
+    /// Called when the new memory is in place. Requests that use the old memory end before the
+    /// front-end gets its reply.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         let before = self.regions.follow(&memory.memory());
         for ring in self.rings() {

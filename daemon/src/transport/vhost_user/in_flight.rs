@@ -32,9 +32,10 @@ pub(super) struct InFlightCounts {
     offloaded: usize,
     /// Time that the host may take for the offloaded requests.
     time: Duration,
-    /// One of them may take longer. No request is taken after it until it is done.
+    /// Whether an offloaded request may take longer than the queue may wait. No request is taken
+    /// after such a request until it is done.
     is_closed: bool,
-    /// The queue thread waits until one of them is done.
+    /// Whether the queue thread waits until an offloaded request is done.
     pub(super) is_awaited: bool,
 }
 
@@ -127,7 +128,8 @@ impl InFlightCounts {
     pub(super) fn end_offload(&mut self, effort: Effort) {
         self.offloaded = self.offloaded.saturating_sub(1);
         self.time = self.time.saturating_sub(effort.time());
-        // No other request was taken after it.
+        // No request was taken after an interruptible one. So an interruptible one that ends is the
+        // one that closed the queue.
         self.is_closed &= !effort.is_interruptible();
     }
 }
@@ -270,10 +272,11 @@ mod tests {
     }
 
     proptest! {
-        /// Requests that were answered, that have begun, and that have not begun, in any order:
-        /// exactly those behind the index are put back, and no request behind it is answered.
+        /// The ring holds requests that were answered, that have begun, and that have not begun, in
+        /// any order. Exactly the requests after the index are put back, and none of these is
+        /// answered.
         #[test]
-        fn every_request_is_answered_or_behind_the_index(
+        fn every_request_is_answered_or_after_the_index(
             begun in proptest::collection::vec(any::<bool>(), 0..40),
             order in proptest::collection::vec(any::<proptest::sample::Index>(), 0..80),
         ) {

@@ -98,11 +98,11 @@ struct PoolState {
     /// Bytes of the daemon's memory that the backlog takes.
     bytes: usize,
     threads: usize,
-    /// The threads that were started, and have not ended or did so lately.
+    /// The threads that were started. Some may have ended lately.
     handles: Vec<JoinHandle<()>>,
     /// Requests being served.
     busy: usize,
-    /// The host had no room for a thread when one was started last.
+    /// Whether the host had no room for a thread at the last attempt to start one.
     is_host_full: bool,
     is_over: bool,
 }
@@ -173,7 +173,8 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         let mut state = self.room.wait_while(state, None, |state| state.threads > 0);
         let threads = std::mem::take(&mut state.handles);
         drop(state);
-        // Their panics are caught. The next connection may need the room that they take.
+        // Waits for the threads, because the next connection may need their room on the host. A
+        // panic in them was caught, so there is no result to check.
         for thread in threads {
             drop(thread.join());
         }
@@ -427,7 +428,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
                 if deferred.refusal().is_none()
                     || (request.chain_footprint() <= LOCK_WAIT_LEN_MAX && in_flight.has_room_to_defer()) =>
             {
-                // As above.
+                // A change of memory that waits for this request then finds the memory unused.
                 drop(memory);
                 in_flight.defer();
                 self.served();
@@ -441,8 +442,8 @@ impl<F: FileSystem + 'static> OffloadService<F> {
             // Unreachable: a patient request is answered. It would be given back empty.
             Next::Offload(_) | Next::Retry => 0,
         };
-        // The guest is told afterwards. So its next request finds this thread free, and no other is
-        // started.
+        // Counts this thread as free before the guest gets the reply. So the guest's next request
+        // finds the thread free, and no other thread is started.
         self.served();
         in_flight.give_back(&memory, Done { head: place.head, len });
         drop((memory, in_flight));

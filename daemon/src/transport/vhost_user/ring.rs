@@ -70,7 +70,8 @@ impl RingState {
 struct Running {
     stop: Arc<StopSignal>,
     task: TaskHandle,
-    /// The queue thread's half of the ring while it runs. It stays here however the task ends.
+    /// The queue thread's half of the ring. It is here and not in the task, so that it remains if
+    /// the task ends by a panic.
     available: Arc<Mutex<Available>>,
 }
 
@@ -96,7 +97,7 @@ pub(super) struct Ring {
     give_back: Mutex<GiveBack>,
     /// Odd while the queue thread uses the guest's memory.
     bursts: AtomicU64,
-    /// A thread waits for the end of a burst.
+    /// Whether a thread waits for the end of a burst.
     awaited: AtomicBool,
     in_flight: Mutex<InFlightCounts>,
     tail: Mutex<Tail>,
@@ -161,7 +162,7 @@ impl InFlight {
         Arc::clone(&self.ring.load())
     }
 
-    /// Makes it wait for a thread of the pool again. It must no longer use memory.
+    /// Makes the request wait for a thread of the pool again. It must no longer use memory.
     pub(super) fn queue_again(&mut self) {
         self.change_to(|_| Stage::Queued);
     }
@@ -171,7 +172,7 @@ impl InFlight {
         self.ring.has_room_to_defer(false)
     }
 
-    /// Makes it a deferred request. It must no longer use memory.
+    /// Makes the request a deferred one. It must no longer use memory.
     pub(super) fn defer(&mut self) {
         if let Some(effort) = self.effort.take() {
             self.ring.in_flight.lock().end_offload(effort);

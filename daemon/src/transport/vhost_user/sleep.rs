@@ -59,7 +59,7 @@ pub(super) struct Sleep {
 }
 
 impl Sleep {
-    /// Makes a sleep that kicks on `kick` and `stop` end.
+    /// Makes a sleep that ends at a kick through `kick`, or at `stop`.
     pub(super) fn new(kick: &File, stop: Arc<StopSignal>) -> io::Result<Self> {
         // Edge-triggered: each kick wakes once, although the thread does not read the event's
         // counter. The counter is read only here: it may be full, and a kick that does not fit is
@@ -93,7 +93,7 @@ impl Sleep {
         loop {
             match epoll::wait(&self.epoll, &mut events, left.as_ref()) {
                 Ok(_) => return Ok(!self.is_over()),
-                // The time may be over.
+                // The time `until` may have come.
                 Err(Errno::INTR) if until.is_some() => return Ok(!self.is_over()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(RingError::Kick(error.into())),
