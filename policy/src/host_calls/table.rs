@@ -219,7 +219,14 @@ pub(super) const ROWS: &[CallRow] = &[
     row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 37, "F_OFD_SETLK")], "lock or unlock a range"),
     row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 36, "F_OFD_GETLK")], "find the lock on a range"),
     row("flock", ALL, any(Access::LOCK), &[LOCK_NOT_WAITING], "lock or unlock a file"),
-    row("dup", SERVING, any(WRITES), &[], "close a duplicate, so that a network file system writes back"),
+    row("dup", OFFLOAD, any(WRITES), &[], "close a duplicate, so that a network file system writes back"),
+    row(
+        "dup",
+        QUEUE,
+        any(WRITES).with(Facilities::NO_POOL),
+        &[],
+        "close a duplicate, so that a network file system writes back",
+    ),
     row("ftruncate", SERVING, any(Access::TRUNCATE), &[], "change the length of a file"),
     row(
         "fstatfs",

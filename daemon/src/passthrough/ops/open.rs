@@ -292,15 +292,16 @@ impl Passthrough {
     /// descriptor: network file systems then write back, and return their error.
     pub(super) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(flush.handle)?;
-        let (writable, remote) = (file.writable, file.traits.remote);
-        if remote && pace == Pace::Now && (writable || self.locks.any()) {
+        // A file that was only read has nothing to write back.
+        let writes_back = file.writable && !file.traits.closes_silently;
+        // The end of the locks is a request to the server.
+        if pace == Pace::Now && (writes_back || file.traits.remote && self.locks.any()) {
             return Ok(Paced::WouldBlock);
         }
-        // A file that was only read has nothing to write back.
-        let flushed = if file.traits.closes_silently || !writable {
-            Ok(())
-        } else {
+        let flushed = if writes_back {
             rustix::io::dup(&file.file).and_then(sys::descriptors::close).map_err(sync_errno)
+        } else {
+            Ok(())
         };
         file.settle_own_change();
         // After an error too, because a close ends all locks. And after the data was written back,

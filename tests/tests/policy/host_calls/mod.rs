@@ -320,8 +320,8 @@ fn with_a_socket_as_log(arguments: &[&str]) -> (Child, impl Iterator<Item = Stri
 }
 
 /// Uses file systems whose `close` may write data back, whose locks are on a server, or whose
-/// `fsync` may not make a name durable. The daemon serves an overlay on its queue threads, and a
-/// file system of a server (here `pinhole mount`) on its pool.
+/// `fsync` may not make a name durable. The daemon serves an overlay on its pool and on its queue
+/// threads, and a file system of a server (here `pinhole mount`) on its pool.
 fn on_other_file_systems(seen: &mut Seen) {
     let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -335,16 +335,19 @@ fn on_other_file_systems(seen: &mut Seen) {
     assert!(mount.unwrap().success(), "an overlay needs root: run `sudo -E cargo xtask test`");
     let merged = path("merged");
     let traced = std::panic::catch_unwind(|| {
-        let work = tempfile::tempdir().unwrap();
-        let run = Run::over(&merged, work, &[]);
-        let mut writer = Writer::new(run.daemon.socket());
-        writer.reply_body(&writer.flush(), 0);
-        writer.reply_body(&writer.fsync(), 0);
-        drop(writer);
-        run.ended()
+        [&[][..], &["--thread-pool-size=0"]].map(|arguments| {
+            let run = Run::over(&merged, tempfile::tempdir().unwrap(), arguments);
+            let mut writer = Writer::new(run.daemon.socket());
+            writer.reply_body(&writer.flush(), 0);
+            writer.reply_body(&writer.fsync(), 0);
+            drop(writer);
+            run.ended()
+        })
     });
     rustix::mount::unmount(&merged, UnmountFlags::DETACH).unwrap();
-    seen.read(&traced.unwrap(), Processes::Two);
+    for trace in traced.unwrap() {
+        seen.read(&trace, Processes::Two);
+    }
     in_memory(seen);
     mounted(seen);
 }
