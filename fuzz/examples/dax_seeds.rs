@@ -35,7 +35,7 @@ fn interrupted(mut record: Vec<u8>, steps: u8, late: bool) -> Vec<u8> {
 /// Returns a record that removes several ranges. Each has a slot of the window and a number of
 /// slots.
 fn remove(entries: &[(u8, u8)]) -> Vec<u8> {
-    let further = u8::try_from(entries.len() - 1).expect("a few");
+    let further = u8::try_from(entries.len() - 1).expect("there are few entries");
     let mut record = vec![REMOVE, 0, entries[0].1, entries[0].0, 0, further, 0, 0];
     for (place, count) in &entries[1..] {
         record.extend([*place, 0, *count, 0]);

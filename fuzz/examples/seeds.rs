@@ -73,7 +73,7 @@ impl Ids for IdIndices {
 
 fn main() {
     let trace = std::env::args_os().nth(1).expect("usage: seeds TRACE");
-    let trace = std::fs::read_to_string(trace).expect("the trace");
+    let trace = std::fs::read_to_string(trace).expect("cannot read the trace");
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let mut indices = IdIndices::default();
     indices.add_node(1);
@@ -95,7 +95,7 @@ fn main() {
                 let mut records = Vec::new();
                 let with_numbers = with_ids(&operation, &indices, &mut records);
                 let header = Header { node: indices.node(header.node), ..header };
-                let script = scripts.last_mut().expect("one at least");
+                let script = scripts.last_mut().expect("there is at least one script");
                 script.push(message(&header, &with_numbers, payload, dialect));
             }
             waiting.insert(header.unique.0, request);
@@ -165,7 +165,7 @@ fn write_decode_seed(corpus: &Path, request: &[u8], dialect: Dialect) {
     if request.len() > MESSAGE_LEN_MAX {
         return;
     }
-    let raw = u32::from_le_bytes(request[4..8].try_into().expect("four"));
+    let raw = u32::from_le_bytes(request[4..8].try_into().expect("four bytes"));
     let name = Opcode::from_raw(raw).map_or_else(|| raw.to_string(), |opcode| opcode.to_string());
     let file = folder(corpus, "decode_request").join(format!(
         "{}-{}",
@@ -201,7 +201,7 @@ fn write_scripts(corpus: &Path, messages: &[Vec<u8>]) {
 
 /// Returns whether the reply to a message contains a node id or a file handle.
 fn returns_id(message: &[u8]) -> bool {
-    let opcode = u32::from_le_bytes(message[4..8].try_into().expect("four"));
+    let opcode = u32::from_le_bytes(message[4..8].try_into().expect("four bytes"));
     matches!(
         Opcode::from_raw(opcode),
         Some(
@@ -229,7 +229,7 @@ fn write_chains(corpus: &Path, index: usize, request: &[u8]) {
         .iter()
         .zip([0, 0, 0, WRITE, WRITE])
         .filter(|(len, _)| **len > 0)
-        .map(|(len, flags)| (u32::try_from(*len).expect("short"), flags))
+        .map(|(len, flags)| (u32::try_from(*len).expect("buffers are short"), flags))
         .collect();
     let mut table = Vec::new();
     for (at, (len, flags)) in (0u16..).zip(&buffers) {
@@ -239,7 +239,7 @@ fn write_chains(corpus: &Path, index: usize, request: &[u8]) {
         table.extend_from_slice(&(flags | if last { 0 } else { NEXT }).to_le_bytes());
         table.extend_from_slice(&if last { 0 } else { at + 1 }.to_le_bytes());
     }
-    let count = u16::try_from(buffers.len()).expect("five");
+    let count = u16::try_from(buffers.len()).expect("there are at most five buffers");
     let start = |switches: u8| {
         let head = [&[switches][..], &0u64.to_le_bytes(), &16u16.to_le_bytes(), &0u16.to_le_bytes()];
         head.concat()

@@ -24,10 +24,8 @@ const LOOKUP_DOTS: u8 = 4;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&[switches, low, high], message)) = input.split_first_chunk() else { return };
-    let dialect = Dialect {
-        setxattr_ext: switches & SETXATTR_EXT != 0,
-        lookup_dots: switches & LOOKUP_DOTS != 0,
-    };
+    let dialect =
+        Dialect { setxattr_ext: switches & SETXATTR_EXT != 0, lookup_dots: switches & LOOKUP_DOTS != 0 };
     let (message, payload) = split(message);
     let payload_len = payload.len() + usize::from(u16::from_le_bytes([low, high]));
     let whole = u32::try_from(message.len() + payload_len).expect("inputs are shorter than 4 GiB");
@@ -64,7 +62,7 @@ fn check_operation(request: &Request<'_>, operation: &Operation<'_>, message: &[
     }
     // The data of a WRITE is not part of the message. Zeros replace it here.
     let payload = match operation {
-        Operation::Write(write) => vec![0; usize::try_from(write.size).expect("64 bits")],
+        Operation::Write(write) => vec![0; usize::try_from(write.size).expect("usize has 64 bits")],
         _ => Vec::new(),
     };
     let mut again = Vec::new();

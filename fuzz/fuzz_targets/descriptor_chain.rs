@@ -50,7 +50,7 @@ impl Input<'_> {
 
 thread_local! {
     static MEMORY: GuestMemoryMmap =
-        GuestMemoryMmap::from_ranges(&REGIONS.map(|(start, len)| (GuestAddress(start), len))).expect("28 KiB");
+        GuestMemoryMmap::from_ranges(&REGIONS.map(|(start, len)| (GuestAddress(start), len))).expect("28 KiB of memory");
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -118,7 +118,7 @@ fn check(memory: &GuestMemoryMmap, table: DescriptorTable, head: u16, indirect: 
 type Buffers = Vec<(u64, u32)>;
 
 fn total(buffers: &Buffers) -> usize {
-    buffers.iter().map(|(_, len)| usize::try_from(*len).expect("64 bits")).sum()
+    buffers.iter().map(|(_, len)| usize::try_from(*len).expect("usize has 64 bits")).sum()
 }
 
 fn assert_same(pieces: &[Piece], buffers: &Buffers) {

@@ -2,12 +2,14 @@
 //! invented ones:
 //!
 //! 1. Every request is returned exactly once, with one reply. FORGET, BATCH_FORGET, INTERRUPT and
-//! messages without a header are returned without a reply. 2. A reply has the length that its
-//! header declares, fits the room that the guest gave, and has the number of the request. An error
-//! is from 1 to 4,095 and has no body. 3. Every reply decodes as a reply to its operation. Its
-//! contents, names, attributes, ids and errors are those of the same operation on a model of the
-//! same tree, also before INIT and after DESTROY. 4. An id always means the same node. 5. No reply
-//! slot is dropped. At the end, session and model hold the same nodes, handles and tree.
+//!    messages without a header are returned without a reply.
+//! 2. A reply has the length that its header declares, fits the room that the guest gave, and has
+//!    the number of the request. An error is from 1 to 4,095 and has no body.
+//! 3. Every reply decodes as a reply to its operation. Its contents, names, attributes, ids and
+//!    errors are those of the same operation on a model of the same tree, also before INIT and
+//!    after DESTROY.
+//! 4. An id always means the same node.
+//! 5. At the end, session and model hold the same nodes, handles and tree.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -222,7 +222,7 @@ impl<'h> Direct<'_, 'h> {
     }
 
     fn read(&self, read: pinhole_protocol::Read, room: usize) -> Outcome {
-        let mut bytes = vec![0; usize::try_from(read.size).expect("64 bits").min(room)];
+        let mut bytes = vec![0; usize::try_from(read.size).expect("usize has 64 bits").min(room)];
         let len = {
             let into = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
             self.model.read(self.permitted(read), &into, Pace::Patient)?.ready()?
@@ -240,15 +240,18 @@ impl<'h> Direct<'_, 'h> {
 
     fn read_dir(&self, list: pinhole_protocol::ReadDir, room: usize) -> Outcome {
         let mut bytes = Vec::new();
-        let mut into =
-            DirentBuffer::new(&mut bytes, room.min(usize::try_from(list.size).expect("64 bits")), None);
+        let mut into = DirentBuffer::new(
+            &mut bytes,
+            room.min(usize::try_from(list.size).expect("usize has 64 bits")),
+            None,
+        );
         self.model.read_dir(self.permitted(list), &mut into)?;
         Ok(ReplyBody::List(decode_list(&bytes, false)))
     }
 
     fn read_dir_plus(&self, plus: pinhole_protocol::ReadDirPlus, room: usize) -> Outcome {
         let mut bytes = Vec::new();
-        let capacity = room.min(usize::try_from(plus.list.size).expect("64 bits"));
+        let capacity = room.min(usize::try_from(plus.list.size).expect("usize has 64 bits"));
         let mut into = DirentBuffer::new(&mut bytes, capacity, Some(Timeouts::default()));
         self.model.read_dir_plus(self.permitted(plus), &mut into)?;
         Ok(ReplyBody::List(decode_list(&bytes, true)))

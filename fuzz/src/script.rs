@@ -51,7 +51,7 @@ pub fn record(message: &[u8], out: &mut Vec<u8>) {
 
 /// Splits a message from the data of its WRITE.
 pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
-    let opcode = message.get(4..8).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four")));
+    let opcode = message.get(4..8).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")));
     let at = if opcode == Some(OPCODE_WRITE) { WRITE_LEN.min(message.len()) } else { message.len() };
     message.split_at(at)
 }
@@ -71,7 +71,7 @@ pub fn with_ids<'a>(operation: &Operation<'a>, ids: &impl Ids, records: &'a mut 
         Operation::BatchForget(op) => {
             let forgets: Vec<_> = op.iter().map(|(node, forget)| (ids.node(node), forget)).collect();
             *records = forget_records(&forgets);
-            Operation::BatchForget(BatchForget::parse(records).expect("as packed"))
+            Operation::BatchForget(BatchForget::parse(records).expect("the records are complete"))
         }
         Operation::GetAttr(op) => Operation::GetAttr(GetAttr { handle: op.handle.map(of) }),
         Operation::GetStatx(op) => Operation::GetStatx(GetStatx { handle: op.handle.map(of), ..op }),

@@ -52,7 +52,7 @@ struct TaskState<T> {
     /// Time at which to call [`TaskRunner::run_due`].
     due: Option<Instant>,
     has_thread: bool,
-    /// The host had no room for the thread when it was started last.
+    /// Whether the host had no room for the thread at the last attempt to start it.
     is_host_full: bool,
     /// The [`TaskThread`] was dropped. The thread ends after the remaining tasks.
     is_over: bool,
@@ -137,6 +137,7 @@ impl<R: TaskRunner> TaskThread<R> {
         task.map(|task| self.0.run(task)).is_some()
     }
 
+    /// Wakes the thread, or makes the spawner start it.
     fn wake(&self, has_thread: bool) {
         if has_thread {
             self.0.changed.notify_one();

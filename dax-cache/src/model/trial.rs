@@ -141,7 +141,7 @@ impl Trial {
             "a step was sent to a front-end that has stopped replying".to_owned()
         })?;
         ensure(!exists_already || (result.is_ok() && !sent), || {
-            "an existing mapping was requested again".to_owned()
+            "a request for an existing mapping has failed or sent a step".to_owned()
         })?;
         if let Err(error) = result {
             let sends_nothing = matches!(error.errno(), EINVAL | ENOSPC);
@@ -195,7 +195,7 @@ impl Trial {
                 self.interrupt(interruption)?;
                 let continued = self.mappings.complete(step, result);
                 let cleared = matches!(continued, Next::Finished(Err(DaxError::Cleared)));
-                ensure(cleared, || format!("a late step has continued its request: {continued:?}"))?;
+                ensure(cleared, || format!("a request continued after a reset: {continued:?}"))?;
                 return Ok(Err(DaxError::Cleared));
             }
             next = self.mappings.complete(step, result);

@@ -1,4 +1,4 @@
-//! Which operations does each profile leave a real guest?
+//! Which operations can a real guest use under each profile?
 //!
 //! One boot runs every case of `scripts` under the profile `share`, on an ext4 image of the guest,
 //! and under `rootfs`. The module `posix` tests `full`. A second boot runs the programs of a Debian
@@ -18,7 +18,7 @@ use pinhole_tests::guest::{Guest, Parts};
 /// Operations that `share` refuses, case by case, and their results in the guest.
 /// docs/use/policy.md explains each.
 const SHARE: [Difference; 5] = [
-    // As under every profile with write access; see docs/use/compatibility.md.
+    // This is the same under every profile with write access; see docs/use/compatibility.md.
     Difference {
         places: &["share"],
         case: "sparse_file",

@@ -303,7 +303,8 @@ fn remade(participants: &mut Participants) -> Result<String, Fault> {
         ("run ln other d/made && ln -s new d/link && ls d", "link\nmade\nnew\nsub"),
         ("run cp -r d copy && ls copy; rm -r copy", "new\nsub"),
         ("run mkdir copy && tar -cf - -C d . | tar -xmf - -C copy && ls copy; rm -r copy", "new\nsub"),
-        // As a mirror that deletes names which its source lacks.
+        // Copies the directory, then removes the names from the copy that the source lacks, as a
+        // program does that mirrors a directory.
         (
             "run cp -r d copy && for name in $(ls copy); do test -e d/$name || rm -r copy/$name; done; \
              ls copy; rm -r copy",
@@ -320,6 +321,8 @@ fn remade(participants: &mut Participants) -> Result<String, Fault> {
     Ok(format!("{} first steps in a directory", first_steps.len()))
 }
 
+/// The host reads what the second guest stored, without an open in between: in modes where nothing
+/// is stale, an open file is not cached.
 fn mapped_stored(participants: &mut Participants) -> Result<String, Fault> {
     let said = participants.reply(H, "run head -c 4096 /dev/zero | tr '\\0' . > f")?;
     ensure(said.is_empty(), || said)?;
@@ -337,7 +340,6 @@ fn mapped_stored(participants: &mut Participants) -> Result<String, Fault> {
         (B, "store b 3 two", "ok"),
         (H, "read h 0 9", "onetwo..."),
     ])?;
-    // No open between the two: an open file is not cached in modes where nothing is stale.
     let said = participants.reply(A, "stat f")?;
     if said == "4096" { Ok("two guests".to_owned()) } else { Err(wrong(format!("the size became {said}"))) }
 }

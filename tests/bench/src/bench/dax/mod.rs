@@ -45,7 +45,8 @@ const AIMS: [(&str, Bound); 7] = [
     ("store, of native", Bound::AtLeast(0.95)),
     ("map and unmap, us", Bound::AtMost(30.0)),
     ("random 4 KiB, of READ", Bound::AtLeast(1.0)),
-    // The file once, and a tenth for other memory of the guests.
+    // All guests together may use the memory of one copy of the file, and a tenth of it for the
+    // rest.
     ("4 guests mapped: PSS, MiB", Bound::AtMost(LEN_MIB * 1.1)),
     ("4 guests mapped: page cache, MiB", Bound::AtMost(LEN_MIB * 1.1)),
     ("4 guests: PSS by READ, of mapped", Bound::AtLeast(3.0)),
