@@ -80,7 +80,7 @@ impl Device {
     }
 
     /// Sets the faults of the next steps.
-    fn fails(&mut self, faults: &[Option<Fault>]) {
+    fn set_faults(&mut self, faults: &[Option<Fault>]) {
         self.front_end.faults = faults.iter().copied().collect();
     }
 
@@ -164,7 +164,7 @@ fn a_refused_upgrade_restores_the_old_mapping() {
         let mut device = Device::new(capabilities);
         device.setup(slot(NODE, 3)).unwrap();
         device.messages();
-        device.fails(&faults);
+        device.set_faults(&faults);
         assert_eq!(device.setup(writable(slot(NODE, 3))), Err(DaxError::Refused));
         assert_eq!(device.messages(), messages);
         assert!(!device.at(3).unwrap().writable);
@@ -182,7 +182,7 @@ fn a_refused_upgrade_and_restore_leave_the_range_empty() {
     ] {
         let mut device = Device::new(capabilities);
         device.setup(slot(NODE, 3)).unwrap();
-        device.fails(&faults);
+        device.set_faults(&faults);
         assert_eq!(device.setup(writable(slot(NODE, 3))).unwrap_err().errno(), EIO);
         assert_eq!((device.at(3), device.mappings.taken()), (None, 0));
     }
@@ -296,7 +296,7 @@ fn a_failed_unmap_does_not_stop_other_removals() {
         device.setup(slot(NODE, at)).unwrap();
     }
     device.messages();
-    device.fails(&[Some(Fault::Refuse)]);
+    device.set_faults(&[Some(Fault::Refuse)]);
     assert_eq!(device.remove(&[(0, 3)]), Err(DaxError::Refused));
     assert_eq!(device.messages(), ["unmap 0+1", "unmap 1+1", "unmap 2+1"]);
     assert_eq!((device.mappings.iter().count(), device.mappings.doubtful().count()), (0, 1));
@@ -306,7 +306,7 @@ fn a_failed_unmap_does_not_stop_other_removals() {
 fn a_doubtful_range_satisfies_nothing_but_counts() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 0)).unwrap();
-    device.fails(&[Some(Fault::Refuse)]);
+    device.set_faults(&[Some(Fault::Refuse)]);
     device.remove(&[(0, 1)]).unwrap_err();
     assert_eq!(device.mappings.holds(&slot(NODE, 0)), Ok(false));
     assert_eq!(device.mappings.taken(), 1);
@@ -334,7 +334,7 @@ fn nothing_is_mapped_over_doubt_with_an_unknown_effect() {
         let mut device = Device::new(capabilities);
         device.setup(slot(NODE, 0)).unwrap();
         device.messages();
-        device.fails(&[Some(Fault::Refuse)]);
+        device.set_faults(&[Some(Fault::Refuse)]);
         assert_eq!(device.setup(wanted), Err(DaxError::Refused));
         assert_eq!(device.messages(), ["unmap 0+1"]);
         assert_eq!(device.mappings.doubtful().count(), 1);
@@ -381,7 +381,7 @@ fn drop_node_covers_ranges_that_may_hold_the_node() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 1)).unwrap();
     // The old mapping stays and the new one is not made, but the table cannot know this.
-    device.fails(&[Some(Fault::Refuse), Some(Fault::GoneBefore)]);
+    device.set_faults(&[Some(Fault::Refuse), Some(Fault::GoneBefore)]);
     assert_eq!(device.setup(slot(OTHER, 1)), Err(DaxError::Gone));
     let next = device.mappings.drop_node(NODE);
     assert_eq!(device.follow(next), Err(DaxError::Gone));
@@ -414,7 +414,7 @@ fn after_a_missing_reply_nothing_is_sent_until_a_clear() {
     for fault in [Fault::GoneBefore, Fault::GoneAfter] {
         let mut device = Device::new(Capabilities::replacing());
         device.setup(slot(NODE, 1)).unwrap();
-        device.fails(&[Some(fault)]);
+        device.set_faults(&[Some(fault)]);
         assert_eq!(device.setup(slot(NODE, 2)), Err(DaxError::Gone));
         device.messages();
         assert_eq!(device.setup(slot(NODE, 2)), Err(DaxError::Gone));

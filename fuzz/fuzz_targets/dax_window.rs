@@ -5,7 +5,7 @@
 //! 1. Nothing panics. Every request ends, after a number of steps that is bounded by the number of
 //!    mappings.
 //! 2. The front-end has exactly the pages of the table's mappings. In a range that the table calls
-//!    doubtful, it may have any.
+//!    doubtful, the front-end may have any pages.
 //! 3. A page is writable only if the guest requested that part of the file writable at that place
 //!    of the window.
 //! 4. Neither the table nor the front-end has more mappings than the budget.

@@ -1,5 +1,5 @@
 //! The two processes of a daemon: the supervisor, which was started, and the serving process, which
-//! leaves the rest of the host.
+//! is separated from the rest of the host.
 
 use super::error::SandboxError;
 use super::filter::{Processes, SupervisorFilter};
@@ -166,7 +166,7 @@ fn die_with_supervisor() -> rustix::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
 }
 
-/// Makes the kernel end this process with the supervisor, and takes it off its terminal.
+/// Makes the kernel end this process with the supervisor, and detaches it from its terminal.
 fn follow(supervisor: &OwnedFd) -> io::Result<()> {
     die_with_supervisor()?;
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -47,7 +47,7 @@ fn long_flood_logs_two_lines_for_each_queue() -> Result<(), FrontendError> {
     for queue in ["queue=1", "queue=2"] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(queue)).collect();
         assert_eq!(lines.len(), 2, "{log}");
-        // Each line is within the length that `docs/internals/denial-of-service.md` multiplies.
+        // `docs/internals/denial-of-service.md` computes with this length of a line.
         assert!(lines.iter().all(|line| line.len() < LOG_LINE_LEN_MAX), "{log}");
     }
     bench.is_alive()

@@ -42,7 +42,7 @@ pub(super) struct Views {
 
 /// The views as one burst holds them.
 pub(super) type LoadedViews = Guard<Arc<Views>>;
-/// The views as a request holds them that outlives its burst.
+/// The views as a request holds them if it outlives its burst.
 pub(super) type SharedViews = Arc<Views>;
 
 impl Views {
@@ -118,8 +118,8 @@ impl Regions {
 
     /// Takes a new description of the memory. Rings see it when the kind of each region is known.
     ///
-    /// Returns the memory from before. The caller drops it when no request uses it anymore. So it
-    /// is the caller that unmaps it, and not a queue thread, which may not.
+    /// Returns the memory from before. The caller drops it when no request uses it anymore. So the
+    /// caller unmaps it, and not a queue thread, whose filter forbids that.
     pub(super) fn follow(&self, all: &GuestMemoryMmap) -> SharedViews {
         let mut known = self.known.lock();
         let present: BTreeSet<Key> = all.iter().map(key).collect();
@@ -245,7 +245,7 @@ mod tests {
         let (less, _) = all.remove_region(GuestAddress(0x20_000), 0x1000).unwrap();
         regions.follow(&less);
         assert_eq!(starts(&regions), [0]);
-        // The memory of another VM.
+        // The front-end describes the memory of another VM.
         regions.follow(&memory(&[(0, &first), (0x5000, &second)]));
         assert_eq!(starts(&regions), [0, 0x5000]);
     }

@@ -59,5 +59,5 @@ fn serve(arguments: &DaxGuestArguments) -> Result<(), FrontendError> {
 
 /// Formats the two figures of an answer.
 fn figures(pair: Pair) -> String {
-    format!("{} {}", pair.window, pair.beside)
+    format!("{} {}", pair.window, pair.without_window)
 }

@@ -50,7 +50,7 @@ pub(crate) struct Pair {
     /// Through the window.
     pub(crate) window: f64,
     /// Without the window.
-    pub(crate) beside: f64,
+    pub(crate) without_window: f64,
 }
 
 impl MappingPlayer {
@@ -185,11 +185,11 @@ impl MappingPlayer {
                 }
             }
         }
-        let [window, beside] = [0, 1].map(|way: usize| {
+        let [window, without_window] = [0, 1].map(|way: usize| {
             let (bytes, spent) = bytes.get(way).zip(spent.get(way)).unwrap_or((&0, &Duration::MAX));
             to_gib(*bytes) / spent.as_secs_f64()
         });
-        Ok(Pair { window, beside })
+        Ok(Pair { window, without_window })
     }
 
     /// Returns the median time of SETUPMAPPING and REMOVEMAPPING of one slot together, in
@@ -240,12 +240,12 @@ impl MappingPlayer {
         let window = self.rate(time, |player, at| {
             player.window.copy_out(at, &mut block).map_err(|error| std::io::Error::from(error).into())
         })?;
-        let beside = self.rate(time, |player, at| {
+        let without_window = self.rate(time, |player, at| {
             let message = player.read_message(at, BLOCK_LEN);
             player.guest.raw(1, &message, OUT_HEADER_LEN + 4096)?.success()?;
             Ok(())
         })?;
-        Ok(Pair { window, beside })
+        Ok(Pair { window, without_window })
     }
 
     /// Calls `block` with random offsets for `time`. Returns the calls per second.
