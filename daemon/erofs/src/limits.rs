@@ -32,5 +32,5 @@ pub(crate) const CHUNK_BATCH: usize = 64;
 /// 16 bits, so the device table before it must be small.
 pub(crate) const MAX_DEVICES: usize = 4096;
 
-/// Chunks of one written file: 64 MiB of metadata, or 64 GiB in chunks of 4 KiB.
+/// Chunks of one written file: 128 MiB of metadata, or 64 GiB in chunks of 4 KiB.
 pub(crate) const MAX_WRITTEN_CHUNKS: u64 = 1 << 24;

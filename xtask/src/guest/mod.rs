@@ -37,7 +37,7 @@ pub(crate) struct GuestArguments {
     /// A Debian userland with git, sqlite3, fio, gcc and python3
     #[arg(long)]
     userland: bool,
-    /// qemu-storage-daemon and mkfs programs, for tests of power loss and disk errors
+    /// qemu-storage-daemon and mkfs programs, for tests of power loss, disk errors and images
     #[arg(long)]
     disks: bool,
     /// Tools from crates.io: pjdfstest, fsx, cargo-fuzz, cargo-deny

@@ -8,10 +8,10 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 use super::emit::Emitter;
 use super::entries;
 use super::error::WriteError;
-use super::file::{self, FileLayout};
+use super::file::{self, CHUNK_INDEX, FileLayout};
 use super::plan::{DEVICE_TABLE, Plan, Stored};
 use super::tree::{Content, NewFile, NewInode};
-use crate::abi::{self, DeviceSlot, InodeExtended, SuperBlock};
+use crate::abi::{self, ChunkIndex, DeviceSlot, InodeExtended, SuperBlock};
 use crate::inode::Kind;
 use crate::limits::BLOCK_SIZE;
 use crate::superblock::{Compatible, Incompatible};
@@ -98,7 +98,7 @@ impl Plan<'_> {
             emitter.zeros_to(self.placed(index).position)?;
             emitter.bytes(raw.as_bytes())?;
             emitter.bytes(&area)?;
-            self.write_rest(index, inode, firsts, emitter)?;
+            self.write_rest(index, inode, emitter)?;
         }
         Ok(())
     }
@@ -156,13 +156,14 @@ impl Plan<'_> {
         &self,
         index: usize,
         inode: &NewInode,
-        firsts: &[u64],
         emitter: &mut Emitter<'_>,
     ) -> Result<(), WriteError> {
         match (self.placed(index).layout, &inode.content) {
             (Stored::InlineSymlink { .. }, Content::Symlink(target)) => emitter.bytes(target),
             (Stored::File { layout: FileLayout::Chunks { bits, .. }, .. }, Content::File(file)) => {
-                write_chunks(file, bits, firsts, emitter)
+                // The table begins on a multiple of its entries.
+                emitter.zeros_to(emitter.position().next_multiple_of(CHUNK_INDEX))?;
+                write_chunks(file, bits, emitter)
             }
             (Stored::Directory { size, .. }, _) if size.tail != 0 => {
                 let mut number = 0;
@@ -201,16 +202,23 @@ impl Plan<'_> {
     }
 }
 
-/// Writes the table of chunks: a unified block address of 4 bytes for each.
-fn write_chunks(
-    file: &NewFile,
-    bits: u32,
-    firsts: &[u64],
-    emitter: &mut Emitter<'_>,
-) -> Result<(), WriteError> {
+/// Writes the table of chunks: for each, the number of its device and the block there.
+///
+/// Addresses without a device number would take half as much, but Linux 6.18 reads wrong bytes if
+/// the address of one chunk happens to equal the end of the chunk before it, counted in its device.
+fn write_chunks(file: &NewFile, bits: u32, emitter: &mut Emitter<'_>) -> Result<(), WriteError> {
     file::each_chunk(file, bits, |data| {
-        let block = data.map_or(U32::MAX_VALUE, |(device, start)| unified_block(firsts, device, start));
-        emitter.bytes(block.as_bytes())
+        let index = match data {
+            Some((device, start)) => ChunkIndex {
+                startblk_hi: 0.into(),
+                device_id: device.saturating_add(1).into(),
+                startblk_lo: low(start / BLOCK_SIZE),
+            },
+            None => {
+                ChunkIndex { startblk_hi: u16::MAX.into(), device_id: 0.into(), startblk_lo: u32::MAX.into() }
+            }
+        };
+        emitter.bytes(index.as_bytes())
     })
 }
 

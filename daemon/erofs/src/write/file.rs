@@ -2,10 +2,14 @@
 
 use super::error::InodeFault;
 use super::tree::{DataExtent, NewDevice, NewFile};
+use crate::abi;
 use crate::limits::{BLOCK_SIZE, MAX_WRITTEN_CHUNKS};
 
 /// Exponents of the smallest and the largest chunk: the format stores it, less 12, in 5 bits.
 const CHUNK_BITS: (u32, u32) = (12, 12 + 31);
+
+/// Bytes of an entry of the table of chunks.
+pub(super) const CHUNK_INDEX: u64 = 8;
 
 /// Layout of a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +62,9 @@ pub(super) fn layout(file: &NewFile, devices: &[NewDevice]) -> Result<FileLayout
     Ok(FileLayout::Chunks { bits, count })
 }
 
-/// Returns `i_u` of a file with chunks of `1 << bits` bytes and 4-byte addresses.
+/// Returns `i_u` of a file with chunks of `1 << bits` bytes.
 pub(super) fn chunk_format(bits: u32) -> u32 {
-    bits.saturating_sub(CHUNK_BITS.0)
+    bits.saturating_sub(CHUNK_BITS.0) | u32::from(abi::CHUNK_INDEXES)
 }
 
 /// Calls `each` with the device and byte of each chunk of `1 << bits` bytes, or `None` for a hole.

@@ -2,7 +2,7 @@
 
 use super::entries::{self, DirectorySize, NamedInode};
 use super::error::{InodeFault, WriteError};
-use super::file::{self, FileLayout};
+use super::file::{self, CHUNK_INDEX, FileLayout};
 use super::order::Order;
 use super::place::{Footprint, Places, Rest};
 use super::tree::{Content, NewDevice, NewInode, Tree};
@@ -174,7 +174,8 @@ impl<'t> Plan<'t> {
                 let layout = file::layout(file, &self.tree.devices)?;
                 let table = match layout {
                     FileLayout::Empty | FileLayout::Flat { .. } => 0,
-                    FileLayout::Chunks { count, .. } => count * 4,
+                    // The attributes may end 4 bytes before the table can begin.
+                    FileLayout::Chunks { count, .. } => xattrs % CHUNK_INDEX + count * CHUNK_INDEX,
                 };
                 Ok((Stored::File { layout, size: file.size }, footprint(Rest::Free(table))))
             }
