@@ -1,5 +1,5 @@
-//! Does the passthrough file system keep the lifetimes, limits and identities that no guest can
-//! show? The tests call it directly, as the session does.
+//! Does the passthrough file system keep those lifetimes, limits and identities that a test with a
+//! guest cannot observe? The tests call the file system directly, as the session does.
 #![cfg(test)]
 use pinhole::filesystem::{Allowed, Call, Caller, FileSystem, Pace, Paced, Repeat, StopCheck};
 use pinhole::io_vectors::IoVectors;
@@ -15,6 +15,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 
+/// Returns an empty shared directory and the file system that serves it.
 fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
     let directory = tempfile::tempdir().unwrap();
     let config = ShareConfig { descriptors_max, ..ShareConfig::new(directory.path()) };
@@ -22,6 +23,7 @@ fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
     (directory, share)
 }
 
+/// Returns an operation of root on a node, as permitted by a policy that permits everything.
 fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>
 where
     Call<'a, T>: RequiresAccess,
@@ -29,6 +31,7 @@ where
     by(0, node, operation)
 }
 
+/// Returns an operation of this user on a node, as permitted by a policy that permits everything.
 fn by<'a, T>(uid: u32, node: NodeId, operation: T) -> Permitted<Call<'a, T>>
 where
     Call<'a, T>: RequiresAccess,
@@ -37,6 +40,7 @@ where
     Policy::full().permit(Call { node, caller, operation }, &NoPlaces).unwrap()
 }
 
+/// Calls `then` with a name in the form that operations take.
 fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
     let text = CString::new(text).unwrap();
     then(Name::parse(&text).unwrap())
@@ -63,6 +67,7 @@ fn write(share: &Passthrough, handle: Handle, write_flags: WriteFlags) -> Result
     share.write(at(NodeId::ROOT, write), &vectors, Pace::Patient)?.ready()
 }
 
+/// Opens a directory, and returns the reply to a READDIR of `capacity` bytes from `offset` on.
 fn list(share: &Passthrough, node: NodeId, offset: u64, capacity: usize) -> Result<Vec<u8>, Errno> {
     let opened = share.open_dir(at(node, OpenDir { flags: OpenFlags::empty() }))?;
     let mut bytes = Vec::new();

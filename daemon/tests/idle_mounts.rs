@@ -66,6 +66,7 @@ impl Drop for Share {
     }
 }
 
+/// Returns an operation of root on a node, as permitted by a policy that permits everything.
 fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>
 where
     Call<'a, T>: RequiresAccess,

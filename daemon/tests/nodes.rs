@@ -16,6 +16,7 @@ use tempfile::TempDir;
 /// Limit of descriptors. The tests have many more files.
 const BUDGET: u64 = 24;
 
+/// Both ways to open an inode again: by inode handle, and by name.
 const BOTH: [InodeHandles; 2] = [InodeHandles::Mandatory, InodeHandles::Never];
 
 fn share(inode_handles: InodeHandles) -> (TempDir, Passthrough) {
@@ -28,6 +29,7 @@ fn config(directory: &TempDir, inode_handles: InodeHandles) -> ShareConfig {
     ShareConfig { inode_handles, descriptors_max: BUDGET, ..ShareConfig::new(directory.path()) }
 }
 
+/// Returns an operation of root on a node, as permitted by a policy that permits everything.
 fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>
 where
     Call<'a, T>: RequiresAccess,
@@ -36,6 +38,7 @@ where
     Policy::full().permit(Call { node, caller, operation }, &NoPlaces).unwrap()
 }
 
+/// Calls `then` with a name in the form that operations take.
 fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
     let text = CString::new(text).unwrap();
     then(Name::parse(&text).unwrap())
@@ -191,7 +194,8 @@ fn open_files_displace_descriptors_of_nodes() {
         }
         let mut opened = 0;
         let refused = loop {
-            // Each node is another one and has to be opened first.
+            // The descriptor of this node was closed for a later node, so the share must open the
+            // inode again.
             match open(&share, nodes[opened]) {
                 Ok(_) => opened += 1,
                 Err(errno) => break errno,

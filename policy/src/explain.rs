@@ -84,7 +84,8 @@ pub struct HostCall {
 /// A way to make a system call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Way {
-    /// Conditions on the arguments, all of which must be true. Empty if any arguments will do.
+    /// Conditions on the arguments, all of which must be true. Empty if the filter checks no
+    /// argument.
     pub when: Vec<ArgumentShown>,
     /// Whether only threads that this kind of thread starts need this way. Such threads inherit the
     /// filter of this kind, in addition to their own.

@@ -24,7 +24,7 @@ use crate::guest::Parts;
 
 pub use failing::FailingDisk;
 pub use log::Moment;
-use mounted::{LIMIT, LOOK, run};
+use mounted::{CHECK_INTERVAL, LIMIT, run};
 pub use mounted::{Mounted, leave_the_hosts_mounts};
 
 /// Largest length of the log in bytes. It uses only as much of the host's disk as it contains.
@@ -173,7 +173,7 @@ impl Server {
             Self(child.map_err(|error| io::Error::other(format!("cannot start {command:?}: {error}")))?);
         let began = Instant::now();
         while fs::metadata(server.seen(&device)).map(|file| file.len()).ok() != Some(len) {
-            if wait_for_exit(&server.0, Some(LOOK))? || began.elapsed() > LIMIT {
+            if wait_for_exit(&server.0, Some(CHECK_INTERVAL))? || began.elapsed() > LIMIT {
                 let said = fs::read_to_string(work.join("stderr"))?;
                 return Err(io::Error::other(format!("no disk: {command:?}: {said}")));
             }
@@ -213,7 +213,7 @@ impl Server {
             if run(&mut list).map_or(true, |listed| listed.trim() != number) {
                 return Ok(());
             }
-            if wait_for_exit(&self.0, Some(LOOK))? || began.elapsed() > LIMIT {
+            if wait_for_exit(&self.0, Some(CHECK_INTERVAL))? || began.elapsed() > LIMIT {
                 return Err(io::Error::other("the file system is still mounted somewhere"));
             }
         }

@@ -16,7 +16,7 @@ use crate::mounted::unmount_when_unused;
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
 /// Interval between two checks.
-pub(super) const LOOK: Duration = Duration::from_millis(5);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 thread_local! {
     /// Whether this thread has a mount namespace of its own.

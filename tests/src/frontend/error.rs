@@ -9,7 +9,7 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 /// Error at the wire.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontendError {
-    /// The vhost-user conversation failed.
+    /// A vhost-user message failed.
     #[error("vhost-user: {0}")]
     Vhost(#[from] vhost::Error),
     /// A call of the host failed.

@@ -131,7 +131,7 @@ fn a_plain_users_daemon_serves_from_namespaces_of_its_own() {
         let [mount] = mounts.lines().collect::<Vec<_>>()[..] else { panic!("{maps}: {mounts}") };
         assert_eq!(mount.split(' ').nth(4), Some("/"), "{mounts}");
         assert!(mount.contains("nosuid") && mount.contains("nodev"), "{mounts}");
-        // Seen from outside, its root is the share.
+        // From outside, the root directory of the serving process leads to the share.
         assert!(PathBuf::from(format!("/proc/{serving}/root/made")).exists(), "{maps}");
         assert_eq!(proc_value(&program, "status", "Uid:"), "65534 65534 65534 65534", "{maps}");
         assert_eq!(
@@ -250,11 +250,11 @@ fn missing_required_layer_prevents_a_mount() {
     let ended = run(&mut place.command(&without, "mount DIR MNT --require landlock")).unwrap();
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("--require landlock: no Landlock") && !ended.stderr.contains("Mounted "));
-    let mut proc_value =
+    let mut program =
         Program::start(&mut place.command(&without, "mount DIR MNT --require seccomp")).unwrap();
-    proc_value.wait_for("Mounted ").unwrap();
-    assert!(proc_value.stderr().contains("sandbox: no Landlock"), "{}", proc_value.stderr());
-    assert_eq!(proc_value.end_by(Signal::TERM).unwrap(), Some(0));
+    program.wait_for("Mounted ").unwrap();
+    assert!(program.stderr().contains("sandbox: no Landlock"), "{}", program.stderr());
+    assert_eq!(program.end_by(Signal::TERM).unwrap(), Some(0));
 }
 
 #[test]

@@ -335,7 +335,8 @@ fn pages(slot: usize, len: usize, flags: u64) -> impl Iterator<Item = (usize, us
 /// Checks the errno and the length of a reply, and that its length is the used length.
 fn check<'p>(slots: &[Slot], memory: &'p VolatileSlice<'p>, used: Used) -> Result<Reply<'p>, LoadError> {
     let slot = slots.get(used.head);
-    let slot = slot.ok_or_else(|| LoadError::Device(format!("gave back {}", used.head)))?;
+    let slot = slot
+        .ok_or_else(|| LoadError::Device(format!("returned descriptor {}, which has no slot", used.head)))?;
     let reply_at = slot.at + REPLY_AT;
     let len: u32 = memory.read_obj(reply_at).map_err(LoadError::memory)?;
     let error: i32 = memory.read_obj(reply_at + 4).map_err(LoadError::memory)?;

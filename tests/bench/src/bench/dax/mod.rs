@@ -109,11 +109,11 @@ impl Bench {
     fn speed(&self, rows: &mut Rows) -> Outcome {
         let mut guest = self.guest()?;
         guest.ask("map")?;
-        for (asked, unit, without_window) in [("load", "GiB/s", "native"), ("store", "GiB/s", "native")] {
+        for (asked, unit, other) in [("load", "GiB/s", "native"), ("store", "GiB/s", "native")] {
             let [window, native] = guest.pair(asked)?;
             rows.add(&format!("{asked} by window, {unit}"), window);
-            rows.add(&format!("{asked} {without_window}, {unit}"), native);
-            rows.add(&format!("{asked}, of {without_window}"), window / native);
+            rows.add(&format!("{asked} {other}, {unit}"), native);
+            rows.add(&format!("{asked}, of {other}"), window / native);
         }
         let [window, read] = guest.pair("random")?;
         rows.add("random 4 KiB by window, op/s", window);
