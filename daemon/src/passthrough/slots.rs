@@ -396,7 +396,7 @@ mod tests {
             drop(table.retain(|_| false));
             table.shrink();
         }
-        // The generations were nearly used up when it began.
+        // The generations were nearly used up when the test began.
         assert!(seen.len() > 5000, "{}", seen.len());
     }
 

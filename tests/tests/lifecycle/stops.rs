@@ -52,7 +52,7 @@ fn interrupt_during((way, times): (Interruption, usize), process: u32, work: imp
             // Lets the threads return to their waits.
             std::thread::park_timeout(Duration::from_micros(time as u64 % 8 * 500));
             outcome.map_err(|error| format!("{way:?} {time}: {error}"))?;
-            if ended { Err(format!("{way:?} {time}: the guest got no answer")) } else { Ok(()) }
+            if ended { Err(format!("{way:?} {time}: a request of the guest failed")) } else { Ok(()) }
         });
         over.store(true, Ordering::Release);
         let worked = working.join();
@@ -96,7 +96,7 @@ fn interrupt_every_thread(interruption: (Interruption, usize)) {
     assert_ends_without_errors(dax.bench.daemon);
 }
 
-/// Interrupts a guest that waits for a lock of the host, which the daemon retries.
+/// Interrupts the daemon while it retries a lock of the host for a guest.
 fn interrupt_lock_waiter(interruption: (Interruption, usize)) {
     let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), [7; 4096]).unwrap();
@@ -117,7 +117,7 @@ fn interrupt_lock_waiter(interruption: (Interruption, usize)) {
     assert_ends_without_errors(daemon);
 }
 
-/// Interrupts a guest that its policy slows down.
+/// Interrupts the daemon while the policy slows down a queue.
 fn interrupt_slowed_queue(interruption: (Interruption, usize)) {
     let share = SharedFolder::new().unwrap();
     let policy = share.folder().join("policy.toml");

@@ -163,7 +163,7 @@ pub fn steady_turns(said: &[String], file: &[u8], wanted: u64) -> Result<u64, Fa
         format!("the increment was {} at only {steady:?} of {passed:?} visits", said.len())
     })?;
     ensure(other.iter().all(|other| *other == 0), || {
-        format!("the increment was not {} at {other:?} visits while all were at it", said.len())
+        format!("the increment was not {} at {other:?} visits while all programs ran", said.len())
     })?;
     Ok(sum)
 }
@@ -199,7 +199,9 @@ fn killed_waiting(participants: &mut Participants) -> Result<String, Fault> {
         {
             participants.steps(&[(holder, "open z rw f", "ok"), (holder, lock, "ok")])?;
             let said = participants.reply(B, &format!("run $guest_program abandon {how} f"))?;
-            ensure(word(&said, 1) == "S", || format!("it did not wait for {how} of {holder:?}: {said}"))?;
+            ensure(word(&said, 1) == "S", || {
+                format!("the program did not wait for {how} of {holder:?}: {said}")
+            })?;
             let gone = format!("run $guest_program gone {}", word(&said, 0));
             participants.step(holder, unlock, "ok")?;
             let have = format!("run $guest_program have {how} f");
