@@ -69,7 +69,7 @@ fn range_end(offset: u64, len: u64) -> Answer<usize> {
 /// Returns the inode number of an open directory, and its entries from the offset of `list` on.
 fn entries(tree: &Tree, list: protocol::ReadDir) -> Answer<(u64, Vec<DirectoryEntry>)> {
     let directory = tree.opened(list.handle, true)?.inode;
-    // As iterate_dir of Linux does for a removed directory.
+    // Linux (`iterate_dir`) returns the same error for a removed directory.
     if tree.get(directory)?.nlink == 0 {
         return Err(Errno::ENOENT);
     }

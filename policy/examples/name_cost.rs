@@ -6,7 +6,9 @@ use pinhole_policy::Policy;
 use std::hint::black_box;
 use std::time::Instant;
 
+/// Number of different names.
 const NAMES: usize = 2000;
+/// Number of times that the rule of each name is found.
 const ROUNDS: usize = 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -13,7 +13,8 @@ use std::os::fd::BorrowedFd;
 /// Locks, or with `None` unlocks, without waiting. The owner of a conflicting lock is not known.
 ///
 /// # Errors
-/// The host's error: ENOLCK, or EBADF if the description is not open for that.
+/// The host's error: ENOLCK, or EBADF if the description is not open for the access that such a
+/// lock needs.
 pub(super) fn set(fd: BorrowedFd<'_>, span: Span, kind: Option<LockKind>) -> Answer<Locking> {
     match fcntl(fd, FcntlArg::F_OFD_SETLK(&flock(span, kind))) {
         Ok(_) => Ok(Locking::Done),
