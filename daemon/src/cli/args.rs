@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use super::help::{self, SANDBOX, VIRTIOFSD};
 use super::policy::args::{PolicyCommand, ProfileArg};
+use super::prepare::PrepareArgs;
 use super::sandbox_args::SandboxArgs;
 use crate::limits;
 use crate::transport::vhost_user::RequestQueues;
@@ -64,6 +65,17 @@ pub enum Command {
     #[command(mut_arg("uid_map", |option| option.hide(true)))]
     #[command(mut_arg("gid_map", |option| option.hide(true)))]
     Mount(Box<MountArgs>),
+    /// Make a prepared image: a share whose metadata is computed ahead of time.
+    ///
+    /// SOURCE is a directory, a tar file (plain, gzip or zstd; `-` is standard input), or
+    /// `oci:DIR[:TAG]`, an OCI image layout. IMAGE gets the metadata, as a standard EROFS image.
+    /// The data of the files goes to one data file per layer beside it, named by its digest, so
+    /// that images that share layers share data files. The same source always gives the same bytes.
+    /// The files appear when all are on disk; after an error, nothing is left behind.
+    ///
+    /// Prints the digest of the image, the number of inodes, and the sizes.
+    #[command(hide = true, after_help = help::PREPARE_NOTES)]
+    Prepare(Box<PrepareArgs>),
     /// Explain policies: what a guest may do, and what that needs of the host.
     #[command(hide = true, arg_required_else_help = false)]
     Policy {

@@ -3,6 +3,7 @@
 use super::args::{CacheArg, LocksArg};
 use super::config::{Action, Config, ListenConfig, MountConfig, ServeConfig, ShareSettings};
 use super::policy::{self, AnswerError, NamedBy, PolicyFileError};
+use super::prepare::{self, PrepareCommandError};
 use super::{capabilities, confine, descriptors, group, log, report, signals};
 use crate::file_id::{DeviceId, FileId};
 use crate::limits;
@@ -33,6 +34,8 @@ pub(super) enum RunError {
     Policy(#[from] PolicyFileError),
     #[error(transparent)]
     Answer(#[from] AnswerError),
+    #[error(transparent)]
+    Prepare(#[from] PrepareCommandError),
     #[error(transparent)]
     Host(#[from] passthrough::OpenError),
     #[error(transparent)]
@@ -68,7 +71,11 @@ impl RunError {
 pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     let given = match &config.action {
         Action::Serve(ServeConfig { listen: ListenConfig::Descriptor(number), .. }) => Some(*number),
-        Action::Serve(_) | Action::Mount(_) | Action::Policy(_) | Action::PrintCapabilities => None,
+        Action::Serve(_)
+        | Action::Mount(_)
+        | Action::Prepare(_)
+        | Action::Policy(_)
+        | Action::PrintCapabilities => None,
     };
     let strays = close_strays(given);
     // Before the first message: the log may be larger than the file size limit of this process.
@@ -86,6 +93,7 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
             report::answer(capabilities::JSON).map_err(AnswerError::Io)?;
             Ok(ExitCode::SUCCESS)
         }
+        Action::Prepare(args) => Ok(prepare::run(*args)?),
         Action::Policy(command) => Ok(policy::answer(&command)?),
         Action::Serve(serve) => run_serve(serve, log::facilities()),
         Action::Mount(mount) => run_mount(mount, log::facilities()),

@@ -7,6 +7,7 @@ use super::args::{ServeArgs, ShareArgs, When};
 use super::compat;
 use super::error::ConfigError;
 use super::policy::args::{PolicyCommand, ProfileArg};
+use super::prepare::PrepareArgs;
 use super::sandbox_args::SandboxConfig;
 use crate::limits;
 use crate::sandbox::Isolation;
@@ -37,6 +38,8 @@ pub enum Action {
     Serve(ServeConfig),
     /// Serve /dev/fuse.
     Mount(MountConfig),
+    /// Make a prepared image.
+    Prepare(Box<PrepareArgs>),
     /// Answer a question about policies.
     Policy(PolicyCommand),
 }
@@ -190,13 +193,15 @@ impl Config {
         match cli.command {
             Some(Command::Serve(args)) => Self::serve(*args),
             Some(Command::Mount(args)) => Self::mount(*args),
-            Some(Command::Policy { question }) => Ok(Self {
-                action: Action::Policy(question),
-                log: log(&LogArgs::default()),
-                notes: Vec::new(),
-            }),
+            Some(Command::Prepare(args)) => Ok(Self::without_share(Action::Prepare(args))),
+            Some(Command::Policy { question }) => Ok(Self::without_share(Action::Policy(question))),
             None => Self::serve(cli.serve),
         }
+    }
+
+    /// Returns the configuration of a command that serves nothing.
+    fn without_share(action: Action) -> Self {
+        Self { action, log: log(&LogArgs::default()), notes: Vec::new() }
     }
 
     fn serve(mut args: ServeArgs) -> Result<Self, ConfigError> {

@@ -3,11 +3,14 @@
 use super::*;
 use crate::cli::build::RunError;
 use crate::cli::policy::{AnswerError, NamedBy, PolicyFileError};
+use crate::cli::prepare::PrepareCommandError;
 use crate::passthrough::OpenError;
 use crate::sandbox::SandboxError;
 use crate::transport::dev_fuse::{FuseError, MountError};
 use crate::transport::vhost_user::{ServeError, Tag};
+use pinhole_erofs::write::{InodeFault, WriteError};
 use pinhole_policy::Policy;
+use pinhole_prepare::{ArchiveError, DirectoryError, LayoutError, OutputError, PrepareError, TreeError};
 use std::io;
 
 /// One error and what its message must say.
@@ -81,6 +84,7 @@ fn run_rows() -> impl IntoIterator<Item = Row> {
     rows! { RunError:
         Policy(file()) => ["--policy ", "/p", "give a policy file"],
         Answer(AnswerError::Io(source())) => ["standard output: ", "permission denied", "use an output"],
+        Prepare(PrepareCommandError::Output(source())) => ["standard output: ", "permission denied", "use an output"],
         Host(OpenError::FoldsNames("/srv".into())) => ["/srv: ", "by path", "use a policy without"],
         Sandbox(SandboxError::Proc { source: source() }) => ["/proc/self/fd: ", "permission", "mount proc"],
         VhostUser(ServeError::NotListening { number: 9 }) => ["--fd ", "9", "pass one"],
@@ -108,6 +112,83 @@ fn policy_rows() -> impl IntoIterator<Item = Row> {
         Json(json()) => ["--json: ", "invalid type", "report it"],
     };
     files.into_iter().chain(answers)
+}
+
+fn prepare_rows() -> impl IntoIterator<Item = Row> {
+    let source = || io::ErrorKind::StorageFull.into();
+    let prepare = || PrepareError::Output(OutputError::Interrupted);
+    let fault = InodeFault::Permissions(0o10_000);
+    let commands = rows! { PrepareCommandError:
+        Prepare(prepare()) => ["prepare: ", "interrupted", "run it again"],
+        Signals(source()) => ["host: ", "no storage space", "raise the limit"],
+        Output(source()) => ["standard output: ", "no storage space", "use an output"],
+    };
+    let all = rows! { PrepareError:
+        Directory(DirectoryError::Inside { path: "/s/out".into() }) => ["/s/out: ", "written there", "outside"],
+        Archive(ArchiveError::Compression { archive: "a".into(), with: "xz" }) => ["a: ", "xz", "give tar, plain"],
+        Layout(LayoutError::Digest { path: "/l".into(), digest: "md5:0".into() }) => ["/l: ", "md5:0", "only sha256:"],
+        Output(OutputError::Exists { path: "/i".into() }) => ["/i: ", "exists", "give --force"],
+        Image { path: "/i".into(), source: WriteError::Inode { index: 1, fault } } => ["/i: ", "0o10000", "give a smaller"],
+    };
+    let outputs = rows! { OutputError:
+        Exists { path: "/i".into() } => ["/i: ", "exists", "give --force"],
+        NotAFile { path: "/dev/null".into() } => ["/dev/null: ", "not a regular file", "give another IMAGE"],
+        NoName { path: "..".into() } => ["..: ", "not the name", "end IMAGE with a file name"],
+        Folder { path: "/d".into(), source: source() } => ["/d: ", "no storage space", "give one that exists"],
+        Write { path: "/d".into(), source: source() } => ["/d: ", "no storage space", "free space"],
+        DataChanged { path: "/d/0.data".into() } => ["/d/0.data: ", "bytes", "remove the file"],
+        DataLong { path: "/d".into(), most: 9 } => ["/d: ", "9 bytes", "give layers with less data"],
+        Interrupted {} => ["prepare: ", "interrupted", "run it again"],
+    };
+    commands.into_iter().chain(all).chain(outputs)
+}
+
+fn source_rows() -> impl IntoIterator<Item = Row> {
+    let source = || io::ErrorKind::NotFound.into();
+    let tree = || TreeError::Root;
+    let directories = rows! { DirectoryError:
+        Read { path: "/s".into(), source: source() } => ["/s: ", "not found", "give a directory, a tar file"],
+        Changed { path: "/s/a".into() } => ["/s/a: ", "changed", "give a tree that does not change"],
+        Inside { path: "/s/out".into() } => ["/s/out: ", "written there", "outside of the source"],
+        Kind { path: "/dev/sda".into() } => ["/dev/sda: ", "not a directory", "give a directory, a tar file"],
+        Entry { path: "/s/a".into(), source: tree() } => ["/s/a: ", "root", "attributes of a directory"],
+    };
+    let archives = rows! { ArchiveError:
+        Read { archive: "a".into(), source: source() } => ["a: ", "not found", "give a tar file"],
+        NotTar { archive: "a".into(), offset: 512, why: "is wrong" } => ["a: ", "512 is wrong", "give tar, plain"],
+        Compression { archive: "a".into(), with: "xz" } => ["a: ", "xz", "give tar, plain, gzip or zstd"],
+        Cut { archive: "a".into(), offset: 512 } => ["a: ", "byte 512", "give the whole file"],
+        Trailing { archive: "a".into(), offset: 512 } => ["a: ", "byte 512", "give one archive alone"],
+        Entry { archive: "a".into(), entry: "b".into(), source: tree() } => ["a: entry \"b\": ", "root", "attributes"],
+        Refused { archive: "a".into(), entry: "b".into(), what: "type 'V'".into(), remedy: "only files" }
+            => ["a: entry \"b\": ", "'V'", "only files"],
+    };
+    let trees = rows! { TreeError:
+        Limit { subject: "the path", unit: "bytes", count: 5000, most: 4095 } => ["the path ", "5000", "at most 4095"],
+        Name { name: "..".into(), why: "leaves" } => ["the name ", "\"..\" leaves", "give relative names"],
+        XattrName { name: "x.y".into() } => ["\"x.y\" ", "x.y", "use user., trusted."],
+        NotADirectory { name: "a".into() } => ["its directory ", "\"a\"", "put a directory"],
+        Loop {} => ["the path ", "40 symlinks", "remove their loop"],
+        Link { target: "t".into(), why: "is not there" } => ["it is a hard link ", "\"t\"", "put its target before"],
+        Root {} => ["the root ", "not a directory", "put only attributes"],
+    };
+    directories.into_iter().chain(archives).chain(trees)
+}
+
+fn layout_rows() -> impl IntoIterator<Item = Row> {
+    let (path, known) = (|| "/l".into(), || "\"one\"".into());
+    let source = || io::ErrorKind::NotFound.into();
+    rows! { LayoutError:
+        Read { path: path(), source: source() } => ["/l: ", "not found", "give the folder"],
+        Json { path: path(), what: "it has no list".into() } => ["/l: ", "no list", "give an OCI image layout"],
+        Long { path: path(), len: 9, most: 8 } => ["/l: ", "9 bytes", "at most 8"],
+        Blob { path: path(), what: "size", found: "1".into(), expected: "2".into() } => ["/l: ", "1, not 2", "copy"],
+        Digest { path: path(), digest: "md5:0".into() } => ["/l: ", "\"md5:0\"", "only sha256:"],
+        NoImage { path: path(), wanted: "tagged \"t\"".into(), known: known() } => ["/l: ", "\"t\"", "there is"],
+        Several { path: path(), known: known() } => ["/l: ", "several", "give one with oci:DIR:TAG"],
+        MediaType { path: path(), layer: 1, media_type: "text".into() } => ["/l: ", "\"text\"", "only tar"],
+        Layers { path: path(), count: 300, most: 256 } => ["/l: ", "300", "at most 256"],
+    }
 }
 
 fn open_rows() -> impl IntoIterator<Item = Row> {
@@ -164,6 +245,7 @@ fn mount_rows() -> impl IntoIterator<Item = Row> {
 #[test]
 fn every_error_names_its_subject_its_value_and_a_remedy() {
     let rows = config_rows().into_iter().chain(sandbox_rows()).chain(run_rows()).chain(policy_rows());
+    let rows = rows.chain(prepare_rows()).chain(source_rows()).chain(layout_rows());
     for row in rows.chain(open_rows()).chain(serve_rows()).chain(mount_rows()) {
         let Row { variant, message, about, value, remedy } = row;
         assert!(message.starts_with(about), "{variant} begins without {about:?}: {message}");

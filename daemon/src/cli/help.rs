@@ -14,6 +14,7 @@ pub(super) const VIRTIOFSD: &str = "Accepted for virtiofsd";
 pub(super) const USAGE: &str = "\
 pinhole --shared-dir DIR --socket-path SOCKET [OPTIONS]   share DIR with one VM
        pinhole mount DIR MOUNTPOINT [OPTIONS]                    share it without a VM
+       pinhole prepare SOURCE -o IMAGE [OPTIONS]                 make an image of a tree
        pinhole policy explain|check|diff ...                     say what a policy allows
        pinhole help [COMMAND]                                    describe all options in full";
 
@@ -80,6 +81,19 @@ Exit status:
   1  something on the host failed; the last line on standard error says what
   2  the command line or the policy file is wrong; one line says what is accepted";
 
+/// The end of the help of `prepare`.
+pub(super) const PREPARE_NOTES: &str = "\
+Examples:
+  pinhole prepare /srv/root -o root.image
+  pinhole prepare root.tar.zst -o root.image --align 2M
+  pinhole prepare oci:/srv/layout:1.2 -o /srv/images/app.image --data-dir /srv/layers
+  docker export CONTAINER | pinhole prepare - -o root.image
+
+Exit status:
+  0  the image was made
+  1  the source is refused, or something on the host failed; one line says what
+  2  the command line is wrong; one line says what is accepted";
+
 /// Returns `--help` and `--version`. Clap's own `--help` prints the paragraphs.
 pub(super) fn help_and_version() -> [Arg; 2] {
     let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).global(true);
@@ -98,10 +112,11 @@ mod tests {
     const COLUMNS_MAX: usize = 100;
 
     /// The words that ask for each overview, and those that ask for the paragraphs.
-    const COMMANDS: [(&str, &str); 3] = [
+    const COMMANDS: [(&str, &str); 4] = [
         ("pinhole --help", "pinhole help"),
         ("pinhole serve --help", "pinhole help serve"),
         ("pinhole mount --help", "pinhole help mount"),
+        ("pinhole prepare --help", "pinhole help prepare"),
     ];
 
     fn printed(words: &str) -> String {
@@ -156,6 +171,7 @@ mod tests {
         for words in COMMANDS.iter().flat_map(|(overview, paragraphs)| [overview, paragraphs]) {
             let text = printed(words);
             let examples = text.lines().skip_while(|line| *line != "Examples:").map(str::trim);
+            let examples = examples.filter_map(|line| line.rsplit(" | ").next());
             let examples: Vec<_> = examples.filter(|line| line.starts_with("pinhole ")).collect();
             assert!(examples.len() > 1, "{words}");
             for example in examples {

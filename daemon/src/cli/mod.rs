@@ -15,6 +15,7 @@ mod group;
 mod help;
 pub mod log;
 pub mod policy;
+pub mod prepare;
 mod report;
 pub mod sandbox_args;
 mod signals;

@@ -17,12 +17,16 @@ const DAEMON: &str = "daemon/src/";
 
 /// Folder of a crate, and the crates of this workspace that it may depend on. Dev-dependencies are
 /// not checked.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 9] = [
     ("protocol", &[]),
     ("policy", &[]),
     ("dax-cache", &[]),
     ("daemon/erofs", &[]),
-    ("daemon", &["pinhole-protocol", "pinhole-policy", "pinhole-dax-cache", "pinhole-erofs"]),
+    ("daemon/prepare", &["pinhole-erofs"]),
+    (
+        "daemon",
+        &["pinhole-protocol", "pinhole-policy", "pinhole-dax-cache", "pinhole-erofs", "pinhole-prepare"],
+    ),
     ("tests", &["pinhole", "pinhole-protocol", "pinhole-policy", "pinhole-dax-cache", "pinhole-erofs"]),
     ("tests/bench", &["pinhole-tests", "pinhole-protocol"]),
     ("xtask", &["pinhole-tests"]),
