@@ -1,4 +1,4 @@
-//! Does a daemon create its socket only at a name without one, and leave the socket of another
+//! Does a daemon create its socket only where no socket exists, and leave the socket of another
 //! daemon alone, in whatever order they run?
 
 use pinhole_tests::daemon::{Daemon, pinhole_program};

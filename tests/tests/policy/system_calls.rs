@@ -30,7 +30,7 @@ fn body(traced: &mut Traced, frame: &Frame, len: usize) -> Vec<u8> {
 
 /// Repeats a request and checks the system calls of the daemon for each.
 #[track_caller]
-fn costs(traced: &mut Traced, what: &str, frame: &Frame, len: usize, expected: &[&str]) {
+fn check_costs(traced: &mut Traced, what: &str, frame: &Frame, len: usize, expected: &[&str]) {
     for _ in 0..3 {
         traced.wait_until_it_sleeps();
         body(traced, frame, len);
@@ -56,12 +56,12 @@ fn cached_request_costs_three_system_calls() {
     let size = u32::try_from(PAGE).unwrap();
 
     let getattr = Frame::new(GETATTR, node).u32(0).u32(0).u64(0);
-    costs(&mut traced, "GETATTR", &getattr, ATTR_LEN, &["epoll_wait", "statx", "write"]);
+    check_costs(&mut traced, "GETATTR", &getattr, ATTR_LEN, &["epoll_wait", "statx", "write"]);
     let read = Frame::new(READ, node).u64(handle).u64(0).u32(size).u32(0).u64(0).u32(0).u32(0);
-    costs(&mut traced, "READ", &read, PAGE, &["epoll_wait", "preadv2", "write"]);
+    check_costs(&mut traced, "READ", &read, PAGE, &["epoll_wait", "preadv2", "write"]);
     let write = Frame::new(WRITE, node).u64(handle).u64(0).u32(size).u32(0).u64(0).u32(O_RDWR).u32(0);
-    costs(&mut traced, "WRITE", &write.bytes(&[7; PAGE]), 8, &["epoll_wait", "pwritev2", "write"]);
-    costs(&mut traced, "LOOKUP", &lookup, ENTRY_LEN, &["epoll_wait", "statx", "write"]);
+    check_costs(&mut traced, "WRITE", &write.bytes(&[7; PAGE]), 8, &["epoll_wait", "pwritev2", "write"]);
+    check_costs(&mut traced, "LOOKUP", &lookup, ENTRY_LEN, &["epoll_wait", "statx", "write"]);
 }
 
 /// Capabilities stay the same between a create by a user and a write.
@@ -99,7 +99,7 @@ fn alternating_creates_and_writes_cost_no_capset() {
 
 /// Kicks only if the device asks for it, as drivers do. If the device forgets to ask, the test
 /// hangs.
-fn ask_as_asked(guest: &mut Frontend, rounds: usize) -> usize {
+fn send_and_kick_on_demand(guest: &mut Frontend, rounds: usize) -> usize {
     let mut kicks = 0;
     let message = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();
     for _ in 0..rounds {
@@ -123,7 +123,7 @@ fn polling_queue_thread_loses_no_request() {
         for budget in ["0", "5", "30", "1000"] {
             let setup = Setup { features, ..Setup::default() };
             let mut bench = Bench::with(setup, &["--poll-us", budget]).unwrap();
-            let kicks = ask_as_asked(&mut bench.guest, 1000);
+            let kicks = send_and_kick_on_demand(&mut bench.guest, 1000);
             assert!(kicks <= 1000, "{kicks} kicks with {features:#x} and --poll-us {budget}");
             bench.is_alive().unwrap();
         }
@@ -144,7 +144,7 @@ fn switches(id: u32) -> u64 {
 #[test]
 fn idle_guest_costs_no_processor_time() {
     let mut bench = Bench::with(Setup::default(), &["--poll-us", "1000"]).unwrap();
-    ask_as_asked(&mut bench.guest, 1000);
+    send_and_kick_on_demand(&mut bench.guest, 1000);
     let began = Instant::now();
     let mut before = switches(bench.daemon.serving_id());
     loop {

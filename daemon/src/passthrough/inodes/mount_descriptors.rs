@@ -11,8 +11,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 impl Inodes {
-    /// Returns the descriptor of a mount. `depth` is the number of searches for mounts that need
-    /// this one, each within the one before.
+    /// Returns the descriptor of a mount. To find a closed mount, the daemon may first have to find
+    /// the mount that contains its mount point. `depth` is the number of such searches in progress.
     ///
     /// # Errors
     /// ESTALE if the mount is gone; ENFILE if there is no descriptor left for it.
