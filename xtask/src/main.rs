@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask demo | test | bench | surface | coherence | fuzz |
-//! guest | tidy`.
+//! The project's own commands: `cargo xtask demo | test | bench | surface | coherence | crash |
+//! fuzz | guest | tidy`.
 //!
 //! Each command is one module. This file only reads the command line. A command fetches the
 //! packages and tools that it needs by itself, through the `guest` module. `measure` starts the
-//! program of the crate `pinhole-bench` for `bench`, `surface` and `coherence`.
+//! program of the crate `pinhole-bench` for `bench`, `surface` and `coherence`, and that of
+//! `pinhole-crash` for `crash`.
 
 mod busy_loops;
 mod demo;
@@ -40,6 +41,8 @@ enum Command {
     Surface(measure::MeasureArguments),
     /// Compares how pinhole and virtiofsd share one directory between several guests.
     Coherence(measure::MeasureArguments),
+    /// Cuts the power at many moments of many programs: does a file server keep what is durable?
+    Crash(measure::MeasureArguments),
     /// Runs the fuzz targets, starting from their seed corpora.
     Fuzz(fuzz::FuzzArguments),
     /// Checks rules that no lint checks: module dependencies, file lengths, links in documents.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => measure::main(&measure::BENCH, &arguments),
         Command::Surface(arguments) => measure::main(&measure::SURFACE, &arguments),
         Command::Coherence(arguments) => measure::main(&measure::COHERENCE, &arguments),
+        Command::Crash(arguments) => measure::main(&measure::CRASH, &arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Tidy(arguments) => tidy::main(&arguments),
         Command::Guest(arguments) => guest::main(&arguments),

@@ -1,5 +1,5 @@
-//! `cargo xtask bench | surface | coherence`: builds the program of the crate `pinhole-bench`,
-//! fetches the parts that it needs, and starts it.
+//! `cargo xtask bench | surface | coherence | crash`: builds the program of the crate
+//! `pinhole-bench` or `pinhole-crash`, fetches the parts that it needs, and starts it.
 //!
 //! That program reads the options of these commands and prints their help. It has a crate of its
 //! own, so that `cargo xtask demo` does not compile it.
@@ -14,13 +14,10 @@ use crate::guest::{Part, ensure, ensure_program};
 use crate::step::{Failure, Outcome, cannot_start, ended, run};
 use crate::workspace;
 
-/// Name of the package and of its program.
-const PROGRAM: &str = "pinhole-bench";
-
 /// Profile of the build that only prints help: the fastest build.
 const HELP_PROFILE: &str = "xtask";
 
-/// Options that `pinhole-bench` reads.
+/// Options that the program reads.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct MeasureArguments {
@@ -29,37 +26,47 @@ pub(crate) struct MeasureArguments {
     options: Vec<OsString>,
 }
 
-/// Command of `pinhole-bench` that measures something.
+/// Command that a program of its own carries out.
 #[derive(Debug)]
 pub(crate) struct Measurement {
     name: &'static str,
+    /// Name of the package and of its program.
+    package: &'static str,
     /// Profile with which pinhole and the load generators are built.
     profile: &'static str,
 }
 
 /// The command `bench`: measures speed.
-pub(crate) const BENCH: Measurement = Measurement { name: "bench", profile: "release" };
+pub(crate) const BENCH: Measurement =
+    Measurement { name: "bench", package: "pinhole-bench", profile: "release" };
 
 /// The command `surface`: measures reach. The profile `demo` makes the same system calls as a
 /// release build, in half the build time.
-pub(crate) const SURFACE: Measurement = Measurement { name: "surface", profile: "demo" };
+pub(crate) const SURFACE: Measurement =
+    Measurement { name: "surface", package: "pinhole-bench", profile: "demo" };
 
 /// The command `coherence`: compares behavior. It has the profile of [`SURFACE`].
-pub(crate) const COHERENCE: Measurement = Measurement { name: "coherence", profile: "demo" };
+pub(crate) const COHERENCE: Measurement =
+    Measurement { name: "coherence", package: "pinhole-bench", profile: "demo" };
+
+/// The command `crash`: cuts the power. It has the profile of [`SURFACE`].
+pub(crate) const CRASH: Measurement =
+    Measurement { name: "crash", package: "pinhole-crash", profile: "demo" };
 
 /// Builds and starts the program. Returns only if that fails: the program replaces this process.
 pub(crate) fn main(measurement: &Measurement, arguments: &MeasureArguments) -> Outcome {
     let options = &arguments.options;
     if options.iter().any(|option| option == "--help" || option == "-h") {
-        build(HELP_PROFILE, &[PROGRAM])?;
-        return start(program(HELP_PROFILE).arg(measurement.name).args(options));
+        build(HELP_PROFILE, &[measurement.package])?;
+        return start(measurement.program(HELP_PROFILE).arg(measurement.name).args(options));
     }
     // Read before the build, because the build would count as load.
     let load = host_load();
-    complain(format!("building pinhole and {PROGRAM}"));
-    build(measurement.profile, &["pinhole", PROGRAM])?;
-    fetch_needs(program(measurement.profile).args(["needs", measurement.name]).args(options))?;
-    start(program(measurement.profile).arg("--load-before").arg(load).arg(measurement.name).args(options))
+    complain(format!("building pinhole and {}", measurement.package));
+    build(measurement.profile, &["pinhole", measurement.package])?;
+    let program = || measurement.program(measurement.profile);
+    fetch_needs(program().args(["needs", measurement.name]).args(options))?;
+    start(program().arg("--load-before").arg(load).arg(measurement.name).args(options))
 }
 
 /// Builds packages, each with a program of the same name.
@@ -72,15 +79,17 @@ fn build(profile: &str, packages: &[&str]) -> Outcome {
     run(&mut command)
 }
 
-/// Returns a command that starts the program that was built with `profile`.
-fn program(profile: &str) -> Command {
-    Command::new(workspace::target().join(profile).join(PROGRAM))
+impl Measurement {
+    /// Returns a command that starts the program that was built with `profile`.
+    fn program(&self, profile: &str) -> Command {
+        Command::new(workspace::target().join(profile).join(self.package))
+    }
 }
 
 /// Runs `command`, which prints the needs of the measurement, and fetches them.
 ///
-/// Each need is one line (`Need` in tests/bench/src/needs.rs): `part NAME` for a part of the test
-/// guests, or `program NAME` for a program of this host.
+/// Each need is one line, as `Need` in tests/bench/src/needs.rs prints it: `part NAME` for a part
+/// of the test guests, or `program NAME` for a program of this host.
 fn fetch_needs(command: &mut Command) -> Outcome {
     let output = command.output().map_err(cannot_start(command))?;
     ended(command, output.status, &String::from_utf8_lossy(&output.stderr))?;
@@ -98,7 +107,7 @@ fn fetch_needs(command: &mut Command) -> Outcome {
 
 /// Returns the error for a line that names no known need.
 fn unknown_need(need: &str) -> Failure {
-    Failure::new(format!("{PROGRAM} needs `{need}`, which is unknown"))
+    Failure::new(format!("the program needs `{need}`, which is unknown"))
 }
 
 /// Replaces this process by `command`, so that the user sees only its output and its exit code.

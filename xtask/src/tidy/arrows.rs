@@ -17,7 +17,7 @@ const DAEMON: &str = "daemon/src/";
 
 /// Folder of a crate, and the crates of this workspace that it may depend on. Dev-dependencies are
 /// not checked.
-const CRATES: [(&str, &[&str]); 9] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("protocol", &[]),
     ("policy", &[]),
     ("dax-cache", &[]),
@@ -29,6 +29,7 @@ const CRATES: [(&str, &[&str]); 9] = [
     ),
     ("tests", &["pinhole", "pinhole-protocol", "pinhole-policy", "pinhole-dax-cache", "pinhole-erofs"]),
     ("tests/bench", &["pinhole-tests", "pinhole-protocol"]),
+    ("tests/crash", &["pinhole-tests", "pinhole-protocol"]),
     ("xtask", &["pinhole-tests"]),
 ];
 

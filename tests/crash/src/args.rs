@@ -1,0 +1,150 @@
+//! Command line of `cargo xtask crash`.
+
+use std::num::NonZero;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use pinhole_tests::command::step::{Failure, Outcome};
+use pinhole_tests::disk_faults::FileSystem;
+
+use crate::disk::states::Bounds;
+use crate::drive::subject::{Subject, Tested};
+use crate::program::Program;
+
+/// Options of `cargo xtask crash`. Without a subject, `pinhole` is tested in its cache modes.
+#[derive(Debug, Args)]
+pub(crate) struct CrashArguments {
+    /// File systems, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "ext4")]
+    pub(crate) fs: Vec<Kind>,
+    /// Test a FUSE server: a command with {dir} and {mountpoint}
+    #[arg(long, value_name = "COMMAND", help_heading = "Subjects")]
+    pub(crate) mount: Vec<String>,
+    /// Test the file system itself: a second run must keep the facts of the first one
+    #[arg(long, help_heading = "Subjects")]
+    pub(crate) native: bool,
+    /// Test the file system without any sync, which must lose data
+    #[arg(long, help_heading = "Subjects")]
+    pub(crate) native_unsynced: bool,
+    /// Modes in which pinhole is tested
+    #[arg(long, value_name = "MODES", value_delimiter = ',', help_heading = "Subjects")]
+    pub(crate) cache: Vec<CacheMode>,
+    /// Play this program: operations separated by `;`, after those of the setup and the word `run`
+    #[arg(long, value_name = "TEXT", help_heading = "Programs")]
+    pub(crate) program: Vec<Program>,
+    /// Largest number of crash states for each program
+    #[arg(long, value_name = "N", default_value_t = 12, help_heading = "Bounds")]
+    pub(crate) states: usize,
+    /// Number that selects crash states and random programs
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Bounds")]
+    pub(crate) seed: u64,
+    /// Threads [default: one per CPU]
+    #[arg(long, value_name = "N", help_heading = "Bounds")]
+    pub(crate) threads: Option<NonZero<usize>>,
+    /// Only measure how many crash states are checked in a second
+    #[arg(long)]
+    pub(crate) rate: bool,
+}
+
+/// File system by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    Ext4,
+    Xfs,
+    Btrfs,
+}
+
+impl Kind {
+    /// Returns the file system.
+    pub(crate) const fn file_system(self) -> FileSystem {
+        match self {
+            Self::Ext4 => FileSystem::Ext4,
+            Self::Xfs => FileSystem::Xfs,
+            Self::Btrfs => FileSystem::Btrfs,
+        }
+    }
+}
+
+/// Cache mode of pinhole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CacheMode {
+    Strict,
+    Auto,
+    Exclusive,
+    /// `auto` with `--writeback`.
+    Writeback,
+    Never,
+}
+
+impl CacheMode {
+    /// Returns the options of pinhole.
+    const fn options(self) -> &'static str {
+        match self {
+            Self::Strict => "--cache=strict",
+            Self::Auto => "--cache=auto",
+            Self::Exclusive => "--cache=exclusive",
+            Self::Writeback => "--cache=auto --writeback",
+            Self::Never => "--cache=never",
+        }
+    }
+}
+
+impl CrashArguments {
+    /// Returns the subjects.
+    ///
+    /// # Errors
+    /// Fails if pinhole was not built.
+    pub(crate) fn subjects(&self) -> Outcome<Vec<Tested>> {
+        let mut subjects = Vec::new();
+        if self.native {
+            subjects.push(Tested::new("native", "--native", Subject::Native));
+        }
+        if self.native_unsynced {
+            subjects.push(Tested::new("native without syncs", "--native-unsynced", Subject::NativeUnsynced));
+        }
+        for command in &self.mount {
+            subjects.push(Tested::new(
+                command,
+                &format!("--mount '{command}'"),
+                Subject::Mount(command.clone()),
+            ));
+        }
+        let modes = if subjects.is_empty() && self.cache.is_empty() {
+            &[CacheMode::Strict, CacheMode::Auto][..]
+        } else {
+            &self.cache
+        };
+        for mode in modes {
+            let name = mode.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+            let program = pinhole()?;
+            let command = format!("{} mount {} {{dir}} {{mountpoint}}", program.display(), mode.options());
+            let option = format!("--cache={name}");
+            subjects.push(Tested::new(&format!("pinhole mount {name}"), &option, Subject::Mount(command)));
+        }
+        Ok(subjects)
+    }
+
+    /// Returns the bounds on the crash states of a program.
+    pub(crate) const fn bounds(&self) -> Bounds {
+        Bounds { states: self.states, seed: self.seed }
+    }
+
+    /// Returns the number of threads.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+            .map_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get), NonZero::get)
+    }
+}
+
+/// Returns the program `pinhole`: `PINHOLE_BIN`, or the one beside this program.
+fn pinhole() -> Outcome<PathBuf> {
+    if let Some(named) = std::env::var_os("PINHOLE_BIN") {
+        return Ok(named.into());
+    }
+    let own = std::env::current_exe().map_err(Failure::io("cannot find this program"))?;
+    let path = own.with_file_name("pinhole");
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Failure::new(format!("{} is missing: start the suite with `cargo xtask crash`", path.display())))
+}

@@ -1,0 +1,97 @@
+//! The crash suite: does a file server keep what its guests were told is durable?
+//! `cargo xtask crash` builds and starts this program.
+//! [Decision 0017](../../../docs/decisions/0017-crash-suite.md) describes its design.
+//!
+//! | module | task |
+//! |---|---|
+//! | `args` | the command line |
+//! | `program` | programs of file operations, and their text |
+//! | `drive` | carries them out: natively, or through a server |
+//! | `disk` | records a disk and builds its crash states |
+//! | `record`, `snapshot` | plays programs; reads what a crash state leaves |
+//! | `facts`, `judge` | the oracle |
+//! | `host`, `suite` | what a thread owns; many programs on several threads |
+//! | `minimize` | confirms and shortens a violation |
+//! | `rate`, `report` | measures crash states; prints results |
+
+mod args;
+mod disk;
+mod drive;
+mod facts;
+mod host;
+mod judge;
+mod minimize;
+mod program;
+mod random;
+mod rate;
+mod record;
+mod report;
+mod snapshot;
+mod suite;
+
+use std::process::ExitCode;
+
+use args::CrashArguments;
+use clap::{Parser, Subcommand};
+use pinhole_tests::command::console;
+use pinhole_tests::command::step::{Failure, Outcome};
+
+/// Exit code if a violation was found.
+const VIOLATED: u8 = 1;
+
+/// Exit code if the suite could not run.
+const FAILED: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    /// Load average of this host before the build
+    #[arg(long, hide = true, value_name = "AVERAGE")]
+    load_before: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Cuts the power at many moments of many programs, and compares what a file server keeps with
+    /// what the backing file system keeps. Ends with 1 for a violation and with 2 for an error.
+    Crash(CrashArguments),
+    /// Prints what the command needs.
+    #[command(hide = true)]
+    Needs {
+        /// The command with its options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        _words: Vec<std::ffi::OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Crash(arguments) => crash(&arguments),
+        Command::Needs { .. } => {
+            console::say("part disks");
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        console::complain(format!("error: {error}"));
+        ExitCode::from(FAILED)
+    })
+}
+
+fn crash(arguments: &CrashArguments) -> Outcome<ExitCode> {
+    if arguments.rate {
+        return rate::main(arguments).map(|()| ExitCode::SUCCESS);
+    }
+    let plan = suite::Plan {
+        kinds: arguments.fs.iter().map(|kind| kind.file_system()).collect(),
+        subjects: arguments.subjects()?,
+        programs: arguments.program.clone(),
+        bounds: arguments.bounds(),
+        threads: arguments.threads(),
+    };
+    let results = suite::play(&plan, |_, _| ()).map_err(Failure::io("the suite cannot continue"))?;
+    report::print(&plan, &results);
+    Ok(if results.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(VIOLATED) })
+}
