@@ -13,7 +13,7 @@ use vm_memory::GuestMemoryMmap;
 pub struct GuestView<'a> {
     /// Memory that never disappears: for rings, tables, messages and replies.
     pub ram: &'a GuestMemoryMmap,
-    /// That memory and the window: for data, only by address in system calls.
+    /// `ram` and the window: for file data, only by address in system calls.
     pub all: &'a GuestMemoryMmap,
 }
 

@@ -29,7 +29,7 @@ pub struct IoVectors<'a> {
     backing: Backing<'a>,
     /// Number of bytes that are skipped at the start.
     skipped: usize,
-    /// Number of bytes after those.
+    /// Number of bytes after the skipped ones.
     len: usize,
 }
 

@@ -83,11 +83,11 @@ pub const MESSAGE_BUFFER_KEPT: usize = 8 << 10;
 pub const LOG_BACK_OFF: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_mins(1), Duration::from_hours(1)];
 
-/// Lines that all such sources together may write at once. A device with 64 queues that all fail at
-/// the same moment shows one line for each queue.
+/// Log lines that a guest can cause at once, from all sources together. A device with 64 queues
+/// that all fail at the same moment shows one line for each queue.
 pub const LOG_LINES_BURST: u32 = 64;
 
-/// Time after which that budget gets one more line: 720 lines a day.
+/// Time after which the budget of [`LOG_LINES_BURST`] gets one more line: 720 lines a day.
 pub const LOG_LINE_PERIOD: Duration = Duration::from_mins(2);
 
 /// Bytes of foreign text in a log line, such as the message of a panic.
@@ -120,14 +120,14 @@ pub const MOUNT_THREADS_DEFAULT_MAX: u16 = 4;
 /// forgotten may be refused a second time, and its program then sees ESTALE.
 pub const RETRIES_MAX: usize = 64;
 
-/// Time for which such a thread is remembered if its look-up does not arrive. Linux looks a path up
-/// in far less than a second, but a busy host, a paused VM or a frozen daemon may delay it. A
-/// thread that is forgotten may be refused a second time, and its program then sees ESTALE. A
-/// longer time has one cost: the files that the thread looks up meanwhile stay open.
+/// Time for which a thread that looks a path up again is remembered if the look-up does not arrive.
+/// Linux looks a path up in far less than a second, but a busy host, a paused VM or a frozen daemon
+/// may delay it. A thread that is forgotten may be refused a second time, and its program then sees
+/// ESTALE. A longer time has one cost: the files that the thread looks up meanwhile stay open.
 pub const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
-/// Nodes that are remembered of the path that such a thread looks up. They are the last nodes of
-/// the path. Most paths are shorter.
+/// Nodes that are remembered of a path that a thread looks up again. They are the last nodes of the
+/// path. Most paths are shorter.
 pub const REWALK_NODES_MAX: usize = 16;
 
 /// Time within which the guest's kernel has handled a reply that was sent. Until then, a later
@@ -184,8 +184,9 @@ pub const POOL_THREADS_MAX: u16 = 256;
 /// waits. So a guest cannot make the daemon grow with requests that the host does not complete.
 pub const POOL_BACKLOG_MAX: usize = 256;
 
-/// Bytes of the daemon's memory for those requests: their messages and lists of buffers. Their data
-/// is in the guest's memory. All of them may be READs of 1 MiB in single pages.
+/// Bytes of the daemon's memory for the requests that [`POOL_BACKLOG_MAX`] counts: their messages
+/// and lists of buffers. Their data is in the guest's memory. All of them may be READs of 1 MiB in
+/// single pages.
 pub const POOL_BACKLOG_BYTES_MAX: usize = 2 << 20;
 
 /// How long a thread that was started on demand waits for work before it ends.
@@ -207,8 +208,8 @@ pub const POLL_US_MAX: u64 = 1000;
 pub const LOCKS_MAX: u64 = 1 << 16;
 
 /// Locks of one file that a guest may have at once: locked ranges and handles with a flock(2) lock.
-/// It also limits the owners of locks. For each lock of the file, also for other guests, the host
-/// searches all of them, which takes it 50 us.
+/// It also limits the owners of locks. Whenever this or another guest locks the file, the host
+/// searches all of its locks, which takes 50 us.
 pub const LOCKS_OF_FILE_MAX: usize = 1024;
 
 /// Locked ranges that are moved from an open file description for reading to one for writing. Each
@@ -218,7 +219,8 @@ pub const LOCKS_MOVED_MAX: usize = 64;
 /// Time that the thread for deferred requests tries locks before it serves other deferred requests.
 pub const LOCK_TRIES_TIME: Duration = Duration::from_millis(2);
 
-/// Length of the pause after the thread has tried locks, as a multiple of the time that this took.
+/// Length of the pause after the thread has tried locks, as a multiple of the time that it has
+/// spent on them.
 /// During the pause no lock is tried, whatever is unlocked meanwhile.
 pub const LOCK_TRIES_REST: u32 = 2;
 
@@ -234,12 +236,12 @@ pub const LOCK_WAITERS_MAX: usize = 1024;
 /// unlock a file that it has just locked.
 pub const LOCK_RETRY_MIN: Duration = Duration::from_micros(100);
 
-/// Longest pause between two tries in the first ten seconds. It is the upper bound on noticing a
-/// lock that another process released, if few requests wait. Each try takes a microsecond.
+/// Longest pause between two tries of a lock in the first ten seconds. If few requests wait, a lock
+/// that another process released is noticed within this time. Each try takes a microsecond.
 pub const LOCK_RETRY_MAX: Duration = Duration::from_millis(10);
 
-/// Longest pause between two tries after more than ten seconds. From then on the pause is a
-/// thousandth of the time waited, so that many guests that wait for long cost their host little.
+/// Longest pause between two tries of a lock after more than ten seconds. From then on the pause is
+/// a thousandth of the time waited, so that many guests that wait for long cost their host little.
 pub const LOCK_RETRY_LATE: Duration = Duration::from_millis(100);
 
 /// Handles by which one owner may have locks of one file.
@@ -269,8 +271,8 @@ pub const LEASED_REQUESTS_MAX: usize = 64;
 /// to react to the signal.
 pub const LEASE_RETRY_MIN: Duration = Duration::from_millis(1);
 
-/// Longest pause between two tries. Each try takes about 10 us, so all requests of a queue together
-/// take a hundredth of its thread's time.
+/// Longest pause between two attempts to open a file with a lease. Each attempt takes about 10 us,
+/// so all requests of a queue together take a hundredth of its thread's time.
 pub const LEASE_RETRY_MAX: Duration = Duration::from_millis(50);
 
 /// Time after which a request that waits for a lease fails with EAGAIN. It is longer than the 45
@@ -332,7 +334,7 @@ pub const DAX_MIN_SIZE_DEFAULT: u64 = 1 << 20;
 /// a daemon does not wait without limit.
 pub const SOCKET_LOCK_LIMIT: Duration = Duration::from_secs(2);
 
-/// Pause between two attempts to lock that directory.
+/// Pause between two attempts to lock the directory of a socket.
 pub const SOCKET_LOCK_NAP: Duration = Duration::from_millis(5);
 
 /// Names that are tried for the directory in which a socket is created. A killed process with the

@@ -40,8 +40,8 @@ pub(crate) struct Measurement {
 pub(crate) const BENCH: Measurement =
     Measurement { name: "bench", package: "pinhole-bench", profile: "release" };
 
-/// The command `surface`: measures reach. The profile `demo` makes the same system calls as a
-/// release build, in half the build time.
+/// The command `surface`: measures how much of the host a daemon reaches. The profile `demo` makes
+/// the same system calls as a release build, in half the build time.
 pub(crate) const SURFACE: Measurement =
     Measurement { name: "surface", package: "pinhole-bench", profile: "demo" };
 

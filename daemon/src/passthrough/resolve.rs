@@ -22,7 +22,7 @@ const LASTING_MOUNT_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 const WANTED: StatxFlags =
     StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID).union(LASTING_MOUNT_ID);
 
-/// Ending of the last path in /proc of an inode that has lost its name.
+/// Ending of the path that /proc shows for an inode that has lost its name.
 pub(crate) const DELETED: &[u8] = b" (deleted)";
 
 /// Returns the guest's errno for an error of the host.

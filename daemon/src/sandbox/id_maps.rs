@@ -99,7 +99,7 @@ impl IdMaps {
         let flags = UnshareFlags::NEWUSER | UnshareFlags::NEWPID;
         if maps.is_own() {
             unshare(flags).map_err(refused("no user namespace"))?;
-            // The kernel requires it before a group is mapped without CAP_SETGID.
+            // The kernel requires this setting before a group is mapped without CAP_SETGID.
             return std::fs::write("/proc/self/setgroups", "deny")
                 .and_then(|()| maps.write_to("self"))
                 .map_err(refused("cannot map this user and group"));

@@ -76,7 +76,7 @@ impl Rules {
         Some(MissingFeature::new(Layers::LANDLOCK, why))
     }
 
-    /// Enforces the rules on a thread that then ends. Returns the status of that.
+    /// Enforces the rules on a thread that then ends. Returns how far the host has enforced them.
     pub(super) fn try_out(&self, share: BorrowedFd<'_>) -> Result<LandlockStatus, String> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("landlock-trial".to_owned());

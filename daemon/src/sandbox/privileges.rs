@@ -12,9 +12,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::io;
 
 /// Gives up the rights that the policy does not need, permanently and for all later threads. With
-/// `keeps_mounts`, keeps the rights that unmounting needs: users other than root then keep the
-/// privileges of programs that they run, because `fusermount3`, which unmounts for them, needs its
-/// own.
+/// `keeps_mounts`, keeps the rights that unmounting needs. For users other than root that is the
+/// right to run set-user-ID programs with their privileges, because `fusermount3` unmounts for
+/// them.
 pub(super) fn drop_rights(
     plan: &Plan,
     missing: &mut Vec<MissingFeature>,
@@ -35,7 +35,7 @@ pub(super) fn drop_rights(
 
 fn drop_groups(missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
     match rustix::thread::set_thread_groups(&[]) {
-        // Only root may, and not in a user namespace with one user.
+        // Only root may drop groups, and not in a user namespace with one user.
         Err(Errno::PERM) => {}
         outcome => return outcome.map_err(SandboxError::rights("supplementary groups")),
     }

@@ -178,7 +178,7 @@ fn follow(supervisor: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the ids of root in a namespace that has it: files of the share then get the guest's
+/// Takes the ids of root in a namespace that has a root: files of the share then get the guest's
 /// owners.
 fn become_root() -> io::Result<()> {
     let (user, group) = (Uid::ROOT, Gid::ROOT);

@@ -126,7 +126,7 @@ impl Supervisor {
     }
 
     /// Ends this process as the serving process ended. A signal does not end the first process of a
-    /// PID namespace; it then exits with 128 plus the signal's number, as a shell would.
+    /// PID namespace: such a process exits with 128 plus the signal's number, as a shell would.
     pub fn end_as(&self, ended: ServingExit) -> ! {
         match ended {
             ServingExit::Status(code) => process::end(code),

@@ -246,7 +246,7 @@ mod tests {
     use std::sync::Arc;
     use tracing::Level;
 
-    /// Returns a service of its own, which never ends, and what it has written so far.
+    /// Starts a service for one test, which never ends. Returns it, and the lines that it writes.
     fn served() -> (&'static Relay, Arc<Mutex<Vec<String>>>) {
         let relay: &Relay = Box::leak(Box::new(Relay::new()));
         let written = Arc::<Mutex<Vec<String>>>::default();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn each_time_is_at_most_little_older_than_its_question() {
+    fn each_time_is_little_older_than_the_request_for_it() {
         const LATE: Duration = Duration::from_secs(10);
         let (relay, _) = served();
         let mut last = clock::now();
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn without_questions_the_service_sleeps() {
+    fn service_sleeps_while_no_thread_asks_for_the_time() {
         let (relay, _) = served();
         relay.fresh();
         let began = clock::now();

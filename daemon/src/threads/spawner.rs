@@ -1,7 +1,8 @@
 //! Starts threads for threads that may not start any.
 //!
-//! The filter of a thread that serves requests does not allow it to start threads. It asks the
-//! spawner, and the control thread, which handles no message of a guest, starts them.
+//! The filter of a thread that serves requests does not allow it to start threads. Such a thread
+//! asks the spawner, and the control thread starts the threads. The control thread handles no
+//! message of a guest.
 
 use crate::limits::SPAWN_RETRY;
 use crate::sync::lock::Mutex;
@@ -74,7 +75,7 @@ impl Spawner {
         let Some(event) = &self.event else { return Ok(()) };
         let retry = Timespec::try_from(SPAWN_RETRY).map_err(io::Error::other)?;
         loop {
-            // Ignore an empty counter.
+            // Reset the counter. Ignore the error of a counter that is 0.
             rustix::io::read(event, &mut [0; 8]).unwrap_or_default();
             let mut polled =
                 [PollFd::from_borrowed_fd(end, PollFlags::IN), PollFd::new(event, PollFlags::IN)];
@@ -150,7 +151,7 @@ mod tests {
         }
     }
 
-    fn asked(spawner: &Spawner, client: &Arc<Client>) {
+    fn ask_for(spawner: &Spawner, client: &Arc<Client>) {
         let client: Weak<Client> = Arc::downgrade(client);
         spawner.ask(client);
     }
@@ -162,8 +163,8 @@ mod tests {
         let copy = end.try_clone().unwrap();
         let client = Client { failures: AtomicUsize::new(2), end: Some(copy), ..Client::default() };
         let client = Arc::new(client);
-        asked(&spawner, &client);
-        asked(&spawner, &client);
+        ask_for(&spawner, &client);
+        ask_for(&spawner, &client);
         spawner.serve_until(std::os::fd::AsFd::as_fd(&end)).unwrap();
         assert_eq!(client.calls.load(Ordering::Relaxed), 3);
     }
@@ -171,11 +172,11 @@ mod tests {
     #[test]
     fn client_that_is_gone_is_forgotten() {
         let spawner = Spawner::new().unwrap();
-        asked(&spawner, &Arc::new(Client { failures: AtomicUsize::new(1), ..Client::default() }));
+        ask_for(&spawner, &Arc::new(Client { failures: AtomicUsize::new(1), ..Client::default() }));
         assert!(spawner.start_asked());
     }
 
-    /// Asks for itself while it fails.
+    /// A client whose every call asks for one more call and fails.
     struct Insistent(Arc<Spawner>);
 
     impl OnDemand for Insistent {
@@ -211,7 +212,7 @@ mod tests {
         let (spawner, bad, good) = (Spawner::new().unwrap(), Arc::new(Panics), Arc::new(Client::default()));
         let weak: Weak<Panics> = Arc::downgrade(&bad);
         spawner.ask(weak);
-        asked(&spawner, &good);
+        ask_for(&spawner, &good);
         assert!(spawner.start_asked());
         assert_eq!(good.calls.load(Ordering::Relaxed), 1);
     }
@@ -219,8 +220,8 @@ mod tests {
     #[test]
     fn direct_spawner_starts_on_the_asking_thread() {
         let (spawner, client) = (Spawner::direct(), Arc::new(Client::default()));
-        asked(&spawner, &client);
-        asked(&spawner, &client);
+        ask_for(&spawner, &client);
+        ask_for(&spawner, &client);
         assert_eq!(client.calls.load(Ordering::Relaxed), 2);
     }
 }

@@ -27,7 +27,7 @@ pub(crate) trait TaskRunner: Send + Sync + 'static {
     }
 
     /// Called when the host has no room for the thread, to make another thread call
-    /// [`TaskThread::run_stuck`]. Called again after each later try.
+    /// [`TaskThread::run_stuck`]. Called again after each later attempt that fails.
     fn thread_refused(&self) {}
 }
 

@@ -57,7 +57,7 @@ pub enum ChainError {
     CrossesRegion {
         /// Guest physical address.
         address: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u32,
     },
     /// A readable buffer after a writable one (virtio 1.3, 2.7.4.2).
@@ -78,7 +78,7 @@ pub enum ChainError {
     /// An indirect table whose length is 0, too large, or not a multiple of a descriptor's length.
     #[error("indirect table of {len} bytes")]
     IndirectLength {
-        /// Bytes.
+        /// Length in bytes.
         len: u32,
     },
     /// More bytes than virtio allows in one chain (2^32).
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn every_malformed_shape_has_its_name() {
+    fn every_malformed_chain_has_its_own_error() {
         assert_eq!(error_of(&[(0x2000, 4, NEXT, 8)]), ChainError::IndexOutOfRange { index: 8, count: 8 });
         assert_eq!(error_of(&[(0x2000, 4, NEXT, 0)]), ChainError::TooLong { limit: 8 });
         assert_eq!(error_of(&[(0x2000, 0, 0, 0)]), ChainError::ZeroLength { index: 0 });

@@ -7,7 +7,7 @@
 use super::front_end::{Page, index};
 use crate::{DaxError, Mapping, Mappings, WindowRange};
 
-/// A page and, first, the number of its mapping. `None` is an empty page.
+/// The number of a mapping, and a page that it maps. `None` is an empty page of the window.
 type Place = Option<(u64, Page)>;
 
 /// The expected pages of the window.

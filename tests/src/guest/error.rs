@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Error between the description of a guest and the exit code of its script.
+/// An error that keeps a guest from starting, or its script from running to the end.
 #[derive(thiserror::Error)]
 pub enum GuestError {
     /// A part of the guest is missing on this host.

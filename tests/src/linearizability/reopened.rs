@@ -33,8 +33,8 @@ impl<T: fmt::Debug> fmt::Display for StaleOpen<T> {
 }
 
 /// Checks that each access in `seen` read a value of `stored`. The access that stored the value
-/// must have begun before the reading one ended, and no other store may lie completely between the
-/// two.
+/// must have begun before the access that read it ended, and no other store may lie completely
+/// between the two.
 ///
 /// # Errors
 /// [`StaleOpen`]: the first open that saw another value.

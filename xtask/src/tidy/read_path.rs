@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn file_of_a_function_and_files_beside_must_be_named() {
+    fn files_of_named_functions_and_calls_must_be_named() {
         let text = "`A::run` (`daemon/src/a.rs`)\n`B::serve` `daemon/src/c.rs`";
         let named = format!("{PAGE}:3: B::serve is in daemon/src/b.rs: name this file too");
         let missing = format!("which the description of a READ in {PAGE} does not name");

@@ -44,7 +44,7 @@ impl TaskRunner for Closer {
     }
 
     fn run_due(&self) -> Option<Instant> {
-        // Before the check, so that what is opened meanwhile is reported again.
+        // Clear the flag before the check, so that what is opened meanwhile is reported again.
         self.watching.store(false, Ordering::Release);
         let is_any_left = self.mounts.close_idle();
         is_any_left.then(|| clock::now().checked_add(MOUNT_IDLE)).flatten()

@@ -32,8 +32,8 @@ pub(crate) struct FileHandle {
     pub(crate) traits: Traits,
     /// [`super::Files::names_removed`] when the file was opened.
     pub(crate) names_removed: u64,
-    /// The mount below the share that the file is on. Its descriptor makes it durable and reports
-    /// write errors.
+    /// The descriptor of the mount below the share that the file is on. A sync of the mount uses it
+    /// and reports write errors.
     pub(crate) mount: Option<Arc<MountFd>>,
     /// The host cannot read this file without blocking.
     pub(crate) always_blocks: AtomicBool,

@@ -244,11 +244,11 @@ mod tests {
             (0..count).map(|_| self.join()).collect()
         }
 
-        fn has_begun(&self) {
+        fn wait_for_call(&self) {
             assert_eq!(self.begun.recv(), Ok(SyncScope::Share));
         }
 
-        fn ends(&self, outcome: Answer<()>) {
+        fn end_call(&self, outcome: Answer<()>) {
             self.end.send(outcome).unwrap();
         }
     }
@@ -257,17 +257,17 @@ mod tests {
     fn requests_during_a_turn_share_the_next_one() {
         let disk = Disk::new();
         let first = disk.join();
-        disk.has_begun();
+        disk.wait_for_call();
         // The call has begun, so it may miss data that these requests wrote before.
         let others = disk.join_many(1000);
         assert!(others.iter().all(|turn| *turn != first && *turn == others[0]));
         let before = disk.wake.count();
-        disk.ends(Ok(()));
+        disk.end_call(Ok(()));
         assert_eq!(first.wait(), Ok(()));
-        disk.has_begun();
+        disk.wait_for_call();
         assert!(disk.wake.count() > before, "no notification");
         assert!(others.iter().all(|turn| turn.outcome().is_none()));
-        disk.ends(Ok(()));
+        disk.end_call(Ok(()));
         assert!(others.iter().all(|turn| turn.wait() == Ok(())));
         assert_eq!(disk.calls.load(Ordering::Relaxed), 2);
     }
@@ -276,19 +276,19 @@ mod tests {
     fn error_goes_to_each_request_before_its_turn_ends() {
         let disk = Disk::new();
         let before = disk.join_many(1);
-        disk.has_begun();
+        disk.wait_for_call();
         let failed = disk.join_many(100);
-        disk.ends(Ok(()));
-        disk.has_begun();
+        disk.end_call(Ok(()));
+        disk.wait_for_call();
         let (during, other) = (disk.join_many(100), disk.join_mount(SyncScope::Mount(1)));
-        disk.ends(Err(Errno::EIO));
-        disk.has_begun();
+        disk.end_call(Err(Errno::EIO));
+        disk.wait_for_call();
         let after = disk.join_many(100);
-        disk.ends(Ok(()));
+        disk.end_call(Ok(()));
         assert_eq!(disk.begun.recv(), Ok(SyncScope::Mount(1)));
-        disk.ends(Ok(()));
-        disk.has_begun();
-        disk.ends(Ok(()));
+        disk.end_call(Ok(()));
+        disk.wait_for_call();
+        disk.end_call(Ok(()));
         let expected =
             [(before, Ok(())), (failed, Err(Errno::EIO)), (during, Err(Errno::EIO)), (after, Ok(()))];
         for (number, (turns, outcome)) in expected.into_iter().enumerate() {
@@ -301,32 +301,32 @@ mod tests {
     fn unreported_error_goes_to_the_next_request() {
         let disk = Disk::new();
         let given_up = disk.join();
-        disk.has_begun();
+        disk.wait_for_call();
         assert!(!given_up.leave(|| false));
         assert!(given_up.leave(|| true));
-        disk.ends(Err(Errno::EIO));
+        disk.end_call(Err(Errno::EIO));
         assert_eq!(given_up.wait(), Err(Errno::EIO));
-        assert!(!given_up.leave(|| true), "it is over");
+        assert!(!given_up.leave(|| true), "the turn is over");
         // This may still be during the failed turn, with the same result.
         for outcome in [Err(Errno::EIO), Ok(())] {
             let next = disk.join();
-            disk.has_begun();
-            disk.ends(Ok(()));
+            disk.wait_for_call();
+            disk.end_call(Ok(()));
             assert_eq!(next.wait(), outcome);
         }
         let given_up = disk.join();
-        disk.has_begun();
+        disk.wait_for_call();
         assert!(given_up.leave(|| true));
         let other = disk.join_mount(SyncScope::Mount(1));
-        disk.ends(Err(Errno::EIO));
+        disk.end_call(Err(Errno::EIO));
         assert_eq!(disk.begun.recv(), Ok(SyncScope::Mount(1)));
         disk.thread.forget_errors();
-        disk.ends(Ok(()));
+        disk.end_call(Ok(()));
         assert_eq!(other.wait(), Ok(()));
         let next = disk.join();
-        disk.has_begun();
-        disk.ends(Ok(()));
-        assert_eq!(next.wait(), Ok(()), "it was another guest's");
+        disk.wait_for_call();
+        disk.end_call(Ok(()));
+        assert_eq!(next.wait(), Ok(()), "the error was another guest's");
     }
 
     #[test]
@@ -336,7 +336,7 @@ mod tests {
         let asked = [0, 1, 2, 1, 2, 1].map(|number: usize| disk.join_mount(scopes[number]));
         for scope in scopes {
             assert_eq!(disk.begun.recv(), Ok(scope));
-            disk.ends(Ok(()));
+            disk.end_call(Ok(()));
         }
         assert!(asked.iter().all(|turn| turn.wait() == Ok(())));
         assert_eq!(disk.calls.load(Ordering::Relaxed), 3);
@@ -346,7 +346,7 @@ mod tests {
     fn panic_in_a_turn_leaves_no_request_waiting() {
         let disk = Disk::new();
         let under_way = disk.join();
-        disk.has_begun();
+        disk.wait_for_call();
         let waiting = disk.join();
         // All its calls panic from now on.
         let Disk { thread, end, begun, .. } = disk;
@@ -360,9 +360,9 @@ mod tests {
     fn requests_without_a_thread_are_limited() {
         let disk = Disk::new();
         disk.join();
-        disk.has_begun();
+        disk.wait_for_call();
         let without_room = std::iter::repeat_with(|| disk.join()).position(|turn| !turn.has_room());
         assert_eq!(without_room, Some(SYNC_WAITERS_MAX));
-        disk.ends(Ok(()));
+        disk.end_call(Ok(()));
     }
 }

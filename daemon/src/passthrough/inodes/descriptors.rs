@@ -148,7 +148,8 @@ impl Inodes {
         depth: usize,
     ) -> Answer<OwnedFd> {
         let counted;
-        // Queues that open files at once do not write to one reference count.
+        // A fixed descriptor is borrowed, so that queues that open files at once do not all write
+        // to its reference count.
         let mount_fd = if let Some(fixed) = &mount.access.fixed {
             fixed
         } else {

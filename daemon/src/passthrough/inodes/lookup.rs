@@ -147,8 +147,8 @@ impl Inodes {
         Ok(Some(entry))
     }
 
-    /// Inserts a node for the inode of a descriptor of any kind. `path_fd` opens it with O_PATH, if
-    /// the node has to keep that open.
+    /// Inserts a node for the inode of a descriptor of any kind. `path_fd` opens the inode with
+    /// O_PATH. It is called only if the node has to keep such a descriptor open.
     pub(crate) fn insert_found(
         &self,
         ticket: Ticket,
@@ -178,7 +178,7 @@ impl Inodes {
         self.insert(inode, found).map(|(inserted, entry)| (inserted.node, entry))
     }
 
-    /// Inserts a node. A known one gets one more look-up.
+    /// Inserts a node. A node that the guest knows gets one more look-up.
     fn insert(&self, inode: FoundInode, found: Found<'_>) -> Answer<(Inserted, Entry)> {
         let inserted = self.table.insert(inode)?;
         let node = &inserted.node;

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-/// A readable descriptor of a mount. A reference keeps it open.
+/// A readable descriptor of a mount. It stays open while a request or an open file holds it.
 #[derive(Debug)]
 pub(crate) struct MountFd {
     fd: OwnedFd,
@@ -31,8 +31,8 @@ impl MountFd {
         Self { fd, changed: AtomicBool::new(false), _ticket: ticket }
     }
 
-    /// Notes that something may be changed. A holder calls this before it changes anything (see
-    /// [`MountAccess::close`]).
+    /// Notes that something on the mount may be changed. A holder of the descriptor calls this
+    /// before each change (see [`MountAccess::close`]).
     pub(crate) fn note_change(&self) {
         // Load first: a store each time would take the cache line from the other queue threads.
         if !self.changed.load(Ordering::Relaxed) {
@@ -221,7 +221,8 @@ impl MountAccess {
         self.mapped.store(true, Ordering::Release);
     }
 
-    /// Returns the descriptor if changes have to be made durable, and forgets that.
+    /// Returns the descriptor if changes have to be made durable. From now on these changes count
+    /// as durable.
     pub(super) fn take_changed(&self) -> Option<Arc<MountFd>> {
         let fd = self.open().filter(|_| self.makes_durable)?;
         fd.changed.swap(false, Ordering::AcqRel).then_some(fd)
@@ -280,15 +281,15 @@ mod tests {
 
     #[test]
     fn mount_with_a_reused_id_is_identified_by_its_root() {
-        let made = || {
+        let make_directory = || {
             let folder = tempfile::tempdir().unwrap();
             let fd = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
             let stat = resolve::stat(fd.as_fd()).unwrap();
             (fd, stat)
         };
-        let (first, stat) = made();
-        // The clock of birth times is coarse.
-        let (second, other) = std::iter::repeat_with(made)
+        let (first, stat) = make_directory();
+        // The clock of birth times is coarse, so the first directories may have the same time.
+        let (second, other) = std::iter::repeat_with(make_directory)
             .find(|(_, other)| other.birth().is_none() || other.birth() != stat.birth())
             .unwrap();
         for handles in [true, false] {

@@ -121,9 +121,9 @@ impl Passthrough {
         let direct = if wants_direct {
             let ticket = self.inodes.descriptor_ticket()?;
             let flags = self.host_flags(open.flags) | OFlags::DIRECT;
-            // If the host refuses it (a file that was just created without the right to read it, a
-            // file system without O_DIRECT), the buffered descriptor is used. The guest's own cache
-            // is bypassed anyway.
+            // If the host refuses O_DIRECT (a file that was just created without the right to read
+            // it, a file system without O_DIRECT), the buffered descriptor is used. The guest's own
+            // cache is bypassed anyway.
             let reopened = self.inodes.proc_fds().reopen_fd(file.as_fd(), flags);
             reopened.ok().map(|fd| Descriptor::new(fd, Some(ticket)))
         } else {
@@ -215,8 +215,8 @@ impl Passthrough {
         Err(Errno::ENOENT)
     }
 
-    /// Opens a file that CREATE found. If that truncates it, returns the attributes from
-    /// afterwards.
+    /// Opens a file that CREATE found. Returns its attributes, after the truncation if the open
+    /// truncates it.
     fn open_existing(
         &self,
         tickets: HandleTickets,
@@ -294,7 +294,7 @@ impl Passthrough {
         let file = self.files.file(flush.handle)?;
         // A file that was only read has nothing to write back.
         let writes_back = file.writable && !file.traits.closes_silently;
-        // The end of the locks is a request to the server.
+        // To end the locks, the host sends a request to the server.
         if pace == Pace::Now && (writes_back || file.traits.remote && self.locks.any()) {
             return Ok(Paced::WouldBlock);
         }
@@ -312,7 +312,7 @@ impl Passthrough {
 
     pub(super) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(release.handle)?;
-        // The end of the locks is a request to the server.
+        // To end the locks, the host sends a request to the server.
         if file.traits.remote && pace == Pace::Now && self.locks.any() {
             return Ok(Paced::WouldBlock);
         }

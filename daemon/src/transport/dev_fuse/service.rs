@@ -29,7 +29,7 @@ impl StopMount {
     /// Unmounts, lazily if the mount is busy, and lets [`Service::run`] return. Later calls do
     /// nothing.
     pub fn stop(&self) {
-        // No thread receives it once the service has ended.
+        // No thread receives the event once the service has ended.
         drop(self.0.try_send(Event::Stop));
     }
 }
@@ -57,7 +57,7 @@ impl<F: FileSystem + 'static> Service<F> {
         Self { mounted, session, threads, events: (Arc::new(tell), told) }
     }
 
-    /// Returns the handle that ends it.
+    /// Returns a handle that ends the service.
     pub fn stop_handle(&self) -> StopMount {
         StopMount(Arc::clone(&self.events.0))
     }

@@ -107,7 +107,7 @@ impl<F: FileSystem + 'static> Device<F> {
     /// Stops all queues after their current requests, gives up requests that have not begun, waits
     /// for the rest, and forgets the guest.
     pub(super) fn stop(&self) {
-        // All queues are told before any is waited for.
+        // All queues are told to stop before the first wait.
         for ring in self.rings() {
             ring.abandon();
         }

@@ -34,14 +34,14 @@ impl LeaseWait {
         Self { request, place, since, due: later(since, LEASE_RETRY_MIN) }
     }
 
-    /// Returns whether it has waited for as long as it may.
+    /// Returns whether the request has waited for as long as it may.
     pub(super) fn is_over(&self) -> bool {
         clock::elapsed(self.since) >= LEASE_WAIT_MAX
     }
 }
 
 impl Leases {
-    /// Returns whether one more may wait in a queue that has `room` for such requests.
+    /// Returns whether one more request may wait in a queue that has `room` for such requests.
     pub(super) fn have_room(&self, room: usize) -> bool {
         self.0.len() < room.min(LEASED_REQUESTS_MAX)
     }
@@ -50,7 +50,7 @@ impl Leases {
         self.0.is_empty()
     }
 
-    /// Returns the time at which to try the next one.
+    /// Returns the time at which to try the next request.
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.iter().map(|wait| wait.due).min()
     }

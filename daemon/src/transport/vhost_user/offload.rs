@@ -50,8 +50,8 @@ pub(super) struct Offloaded {
     pub(super) is_urgent: bool,
     /// The point up to which it was carried out; see [`StopCheck`].
     pub(super) reached: Option<u64>,
-    /// Whether it can be carried out from its beginning once more, after a part of it was. Then a
-    /// queue that stops may put it back into its ring. See [`Repeat`].
+    /// Whether the request can be carried out from its beginning again, although a part of it was
+    /// carried out. Then a queue that stops may put it back into its ring. See [`Repeat`].
     pub(super) may_begin_again: bool,
 }
 
@@ -131,8 +131,8 @@ impl PoolState {
 }
 
 impl<F: FileSystem + 'static> OffloadService<F> {
-    /// Starts the service for `session`, with the thread that answers deferred requests. With the
-    /// first service starts the thread that serves queue threads ([`relay`]).
+    /// Starts the service for `session`, with the thread that answers deferred requests. The first
+    /// service also starts the thread that serves queue threads ([`relay`]).
     ///
     /// # Errors
     /// The host has no room for one of these threads, or it cannot be prepared.
@@ -141,7 +141,7 @@ impl<F: FileSystem + 'static> OffloadService<F> {
         limits: PoolLimits,
         setup: ThreadSetup,
     ) -> io::Result<Arc<Self>> {
-        // Before the queue threads, which need it.
+        // Start this thread before the queue threads, which need it.
         relay::start(|run| setup.spawn("relay", Threads::OFFLOAD, run).map(drop))?;
         let service = Arc::new(Self {
             session: Arc::clone(session),

@@ -18,13 +18,13 @@ pub struct Tag([u8; TAG_LEN]);
 /// Reason why a tag is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TagError {
-    /// No bytes.
+    /// The text is empty.
     #[error("a tag has at least one character")]
     Empty,
-    /// More than fits into the configuration space.
+    /// The text is longer than the field of the configuration space.
     #[error("a tag has at most {TAG_LEN} bytes, this one {0}")]
     TooLong(usize),
-    /// A NUL ends a tag.
+    /// The text contains a NUL, which would end the tag.
     #[error("a tag has no NUL")]
     Nul,
 }
@@ -97,7 +97,7 @@ pub struct DeviceOptions {
     /// How long a queue thread polls for the next request before it sleeps.
     pub poll: PollBudget,
     /// The file systems where the kernel keeps memory files (memfd, and one for each size of huge
-    /// pages), as far as they are known. No path leads to them.
+    /// pages), as far as they are known. Their files have no path on the host.
     pub memory_devices: Vec<DeviceId>,
 }
 

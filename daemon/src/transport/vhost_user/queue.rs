@@ -191,8 +191,9 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
                     BurstEnd::Over => return Ok(false),
                     BurstEnd::Full => {}
                     BurstEnd::Held(Hold::Early(owed)) => self.throttle(owed),
-                    // Requests that wait for leases are not tried again before there is room: a
-                    // wait with a time limit takes calls that a queue thread does not have.
+                    // Requests that wait for leases are not tried again before there is room. That
+                    // would need a wait with a time limit, whose system calls the filter of a queue
+                    // thread forbids.
                     BurstEnd::Held(Hold::Busy(effort)) => self.ring.wait_for_room(effort, self.sleep),
                     BurstEnd::Held(Hold::Full(bytes)) => {
                         self.queue.offload.wait_for_room(bytes, || self.sleep.is_over());
@@ -244,14 +245,14 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         self.available.has_more(self.ring.begin().ram())
     }
 
-    /// Serves up to [`SIGNAL_BATCH_MAX`] requests in one memory, and gives them back together. The
-    /// number is limited because the first request waits for the last, and a change of memory waits
-    /// for all.
+    /// Serves up to [`SIGNAL_BATCH_MAX`] requests with the same view of the guest's memory, and
+    /// gives them back together. The number is limited because the first request waits for the
+    /// last, and a change of memory waits for all.
     fn serve_burst(&mut self) -> Result<BurstEnd, RingError> {
         let burst = self.ring.begin();
         let mut batch = Batch::new();
         let ended = self.fill(&burst, &mut batch);
-        // Also after an error of the ring: the requests before it were answered.
+        // Give back after an error of the ring too: the requests before the error were answered.
         self.give_back(&burst, &mut batch)?;
         ended
     }

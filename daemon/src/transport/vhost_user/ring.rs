@@ -53,9 +53,9 @@ pub(super) struct RingState {
     pub(super) sized: bool,
     /// Started by a kick event, not yet stopped by GET_VRING_BASE.
     pub(super) ready: bool,
-    /// SET_VRING_ENABLE.
+    /// Enabled by SET_VRING_ENABLE.
     pub(super) enabled: bool,
-    /// SET_VRING_KICK.
+    /// The guest's kick event, from SET_VRING_KICK.
     pub(super) kick: Option<File>,
     running: Option<Running>,
 }
@@ -79,7 +79,7 @@ struct Running {
 #[derive(Default)]
 struct GiveBack {
     used: Used,
-    /// SET_VRING_CALL.
+    /// The guest's call event, from SET_VRING_CALL.
     call: Option<Arc<File>>,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Ring {
     vring: VringMutex<Memory>,
     /// The guest's memory, with the kind of each region.
     regions: OnceLock<Arc<Regions>>,
-    /// The job that serves it, and the thread for the job.
+    /// The job that serves the ring, and the thread for the job.
     server: OnceLock<(Arc<dyn QueueJob>, Arc<QueueThread>)>,
     /// The connection's thread holds this lock during a change, with the stop and start of the
     /// queue thread. A queue thread never holds it.
@@ -124,7 +124,7 @@ impl Burst<'_> {
         self.memory.view()
     }
 
-    /// Returns the part of it in which rings may be.
+    /// Returns the part of the memory in which rings may be.
     pub(super) fn ram(&self) -> &GuestMemoryMmap {
         self.memory().ram
     }

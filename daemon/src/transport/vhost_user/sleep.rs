@@ -48,8 +48,8 @@ pub(super) fn raise(event: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// The sleep of a queue thread. None of its waits uses a timer that an interruption continues, or
-/// reads the clock.
+/// The sleep of a queue thread. Its waits do not read the clock, and the kernel does not restart
+/// them with the remaining time after an interruption, so the filter needs no call for either.
 #[derive(Debug)]
 pub(super) struct Sleep {
     epoll: OwnedFd,

@@ -307,7 +307,7 @@ mod tests {
         put(memory, AVAILABLE + 2, number.wrapping_add(1));
     }
 
-    /// Takes the next request.
+    /// Takes the next request and returns its first descriptor.
     fn head(available: &mut Available, memory: &GuestMemoryMmap) -> Option<u16> {
         available.next_request(memory).unwrap().map(|place| place.head)
     }

@@ -21,8 +21,8 @@ struct PathRetry {
     /// The node that the thread wants to open, then the last node that it has found. It is set if
     /// the thread got ESTALE for an OPEN, or in a removed directory.
     opens: Option<u64>,
-    /// Hash of the name of the LOOKUP that got ESTALE, or 0 for another request. Its path ends
-    /// where it finds that name.
+    /// Hash of the name of the LOOKUP that got ESTALE, or 0 for another request. The path of the
+    /// thread ends where it finds that name.
     looks_for: u64,
     /// Last nodes that it has found, at most [`REWALK_NODES_MAX`].
     found: VecDeque<u64>,
