@@ -62,7 +62,8 @@ impl<'b> DirentBuffer<'b> {
         Self { bytes, capacity, timeouts, dax_predicate: None }
     }
 
-    /// Sets the predicate that an entry with `dax` needs to keep this mark.
+    /// Sets the predicate for the flag `dax`. An entry keeps this flag only if the predicate
+    /// returns true.
     pub fn set_dax_predicate(&mut self, dax_predicate: DaxPredicate<'b>) {
         self.dax_predicate = Some(dax_predicate);
     }
