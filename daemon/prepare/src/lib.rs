@@ -3,8 +3,8 @@
 //!
 //! A source goes through three stages. `directory`, `tar` and `oci` read it, put each entry into
 //! the tree (`tree`) and write file data to a data file at once (`data_file`). `image` turns the
-//! tree into an image. `output` publishes the files when all are on disk. The daemon only serves
-//! the result: it shares `verity` with this crate.
+//! tree into an image. `output` publishes the files when all are on disk. `inspect` reads an image
+//! back.
 //!
 //! Archives come from elsewhere. They are parsed without panics and within `limits`.
 
@@ -17,6 +17,7 @@ mod error;
 mod fixture;
 mod hex;
 mod image;
+mod inspect;
 mod limits;
 mod oci;
 mod output;
@@ -31,6 +32,9 @@ mod xattrs;
 
 pub use data_file::Align;
 pub use error::{ArchiveError, DirectoryError, LayoutError, PrepareError};
+pub use inspect::{
+    InspectError, InspectRequest, InspectedLayer, Inspection, LayerState, TreeSummary, inspect,
+};
 pub use output::{OutputError, TemporaryNames};
 pub use prepare::{Prepared, PreparedData, Request, prepare};
 pub use progress::Progress;

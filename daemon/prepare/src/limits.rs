@@ -79,3 +79,10 @@ pub(crate) const INDEX_DEPTH_MAX: usize = 4;
 
 /// Frames of a zstd stream without data. `zstd:chunked` files end in one.
 pub(crate) const EMPTY_FRAMES_MAX: usize = 1024;
+
+/// Problems after which `inspect` stops. A damaged structure can make thousands.
+pub(crate) const PROBLEMS_MAX: usize = 20;
+
+/// Names and extents that `inspect` reads. Structures that overlap can make more of them than an
+/// image has bytes.
+pub(crate) const INSPECT_STEPS_MAX: u64 = 1 << 28;

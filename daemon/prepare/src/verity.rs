@@ -20,6 +20,26 @@ const ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VerityDigest(pub [u8; HASH_LEN]);
 
+impl VerityDigest {
+    /// Parses 64 hexadecimal digits in lower case, the tag of a data file.
+    pub fn parse(digits: &[u8]) -> Option<Self> {
+        let value = |digit: u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        };
+        let (pairs, rest) = digits.as_chunks::<2>();
+        let mut bytes = [0; HASH_LEN];
+        if pairs.len() != HASH_LEN || !rest.is_empty() {
+            return None;
+        }
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            *byte = value(*high)? << 4 | value(*low)?;
+        }
+        Some(Self(bytes))
+    }
+}
+
 impl fmt::Display for VerityDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Hex(&self.0).fmt(f)

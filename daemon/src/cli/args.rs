@@ -8,6 +8,7 @@ use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 use super::help::{self, SANDBOX, VIRTIOFSD};
+use super::inspect::InspectArgs;
 use super::policy::args::{PolicyCommand, ProfileArg};
 use super::prepare::PrepareArgs;
 use super::sandbox_args::SandboxArgs;
@@ -76,6 +77,14 @@ pub enum Command {
     /// Prints the digest of the image, the number of inodes, and the sizes.
     #[command(hide = true, after_help = help::PREPARE_NOTES)]
     Prepare(Box<PrepareArgs>),
+    /// Say what an image holds, and check all of it.
+    ///
+    /// IMAGE is an image of `pinhole prepare`, or another uncompressed EROFS image with blocks of 4
+    /// KiB. Prints its digest and features, the inodes by kind, the data files with their state,
+    /// and what a DAX window could map. Every inode, directory, symlink, attribute and extent is
+    /// read; each fault is one line that begins with `problem` and names the path.
+    #[command(hide = true, after_help = help::INSPECT_NOTES)]
+    Inspect(InspectArgs),
     /// Explain policies: what a guest may do, and what that needs of the host.
     #[command(hide = true, arg_required_else_help = false)]
     Policy {

@@ -2,6 +2,7 @@
 
 use super::args::{CacheArg, LocksArg};
 use super::config::{Action, Config, ListenConfig, MountConfig, ServeConfig, ShareSettings};
+use super::inspect::{self, InspectCommandError};
 use super::policy::{self, AnswerError, NamedBy, PolicyFileError};
 use super::prepare::{self, PrepareCommandError};
 use super::{capabilities, confine, descriptors, group, log, report, signals};
@@ -36,6 +37,8 @@ pub(super) enum RunError {
     Answer(#[from] AnswerError),
     #[error(transparent)]
     Prepare(#[from] PrepareCommandError),
+    #[error(transparent)]
+    Inspect(#[from] InspectCommandError),
     #[error(transparent)]
     Host(#[from] passthrough::OpenError),
     #[error(transparent)]
@@ -74,6 +77,7 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
         Action::Serve(_)
         | Action::Mount(_)
         | Action::Prepare(_)
+        | Action::Inspect(_)
         | Action::Policy(_)
         | Action::PrintCapabilities => None,
     };
@@ -94,6 +98,7 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
             Ok(ExitCode::SUCCESS)
         }
         Action::Prepare(args) => Ok(prepare::run(*args)?),
+        Action::Inspect(args) => Ok(inspect::run(args)?),
         Action::Policy(command) => Ok(policy::answer(&command)?),
         Action::Serve(serve) => run_serve(serve, log::facilities()),
         Action::Mount(mount) => run_mount(mount, log::facilities()),

@@ -6,6 +6,7 @@ use super::args::{CacheArg, Cli, Command, InodeHandlesArg, LocksArg, LogArgs, Lo
 use super::args::{ServeArgs, ShareArgs, When};
 use super::compat;
 use super::error::ConfigError;
+use super::inspect::InspectArgs;
 use super::policy::args::{PolicyCommand, ProfileArg};
 use super::prepare::PrepareArgs;
 use super::sandbox_args::SandboxConfig;
@@ -40,6 +41,8 @@ pub enum Action {
     Mount(MountConfig),
     /// Make a prepared image.
     Prepare(Box<PrepareArgs>),
+    /// Say what an image holds.
+    Inspect(InspectArgs),
     /// Answer a question about policies.
     Policy(PolicyCommand),
 }
@@ -194,6 +197,7 @@ impl Config {
             Some(Command::Serve(args)) => Self::serve(*args),
             Some(Command::Mount(args)) => Self::mount(*args),
             Some(Command::Prepare(args)) => Ok(Self::without_share(Action::Prepare(args))),
+            Some(Command::Inspect(args)) => Ok(Self::without_share(Action::Inspect(args))),
             Some(Command::Policy { question }) => Ok(Self::without_share(Action::Policy(question))),
             None => Self::serve(cli.serve),
         }

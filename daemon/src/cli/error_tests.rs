@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cli::build::RunError;
+use crate::cli::inspect::InspectCommandError;
 use crate::cli::policy::{AnswerError, NamedBy, PolicyFileError};
 use crate::cli::prepare::PrepareCommandError;
 use crate::passthrough::OpenError;
@@ -10,7 +11,9 @@ use crate::transport::dev_fuse::{FuseError, MountError};
 use crate::transport::vhost_user::{ServeError, Tag};
 use pinhole_erofs::write::{InodeFault, WriteError};
 use pinhole_policy::Policy;
-use pinhole_prepare::{ArchiveError, DirectoryError, LayoutError, OutputError, PrepareError, TreeError};
+use pinhole_prepare::{
+    ArchiveError, DirectoryError, InspectError, LayoutError, OutputError, PrepareError, TreeError,
+};
 use std::io;
 
 /// One error and what its message must say.
@@ -85,6 +88,7 @@ fn run_rows() -> impl IntoIterator<Item = Row> {
         Policy(file()) => ["--policy ", "/p", "give a policy file"],
         Answer(AnswerError::Io(source())) => ["standard output: ", "permission denied", "use an output"],
         Prepare(PrepareCommandError::Output(source())) => ["standard output: ", "permission denied", "use an output"],
+        Inspect(InspectCommandError::Output(source())) => ["standard output: ", "permission denied", "use an output"],
         Host(OpenError::FoldsNames("/srv".into())) => ["/srv: ", "by path", "use a policy without"],
         Sandbox(SandboxError::Proc { source: source() }) => ["/proc/self/fd: ", "permission", "mount proc"],
         VhostUser(ServeError::NotListening { number: 9 }) => ["--fd ", "9", "pass one"],
@@ -140,7 +144,15 @@ fn prepare_rows() -> impl IntoIterator<Item = Row> {
         DataLong { path: "/d".into(), most: 9 } => ["/d: ", "9 bytes", "give layers with less data"],
         Interrupted {} => ["prepare: ", "interrupted", "run it again"],
     };
-    commands.into_iter().chain(all).chain(outputs)
+    let inspects = rows! { InspectCommandError:
+        Inspect(InspectError::Read { path: "/i".into(), source: source() }) => ["/i: ", "no storage space", "give an image"],
+        Output(source()) => ["standard output: ", "no storage space", "use an output"],
+    };
+    let inspect = rows! { InspectError:
+        Read { path: "/i".into(), source: source() } => ["/i: ", "no storage space", "give an image"],
+        Format { path: "/i".into(), why: "no magic".into() } => ["/i: ", "no magic", "give an image of `pinhole prepare`"],
+    };
+    commands.into_iter().chain(inspects).chain(inspect).chain(all).chain(outputs)
 }
 
 fn source_rows() -> impl IntoIterator<Item = Row> {

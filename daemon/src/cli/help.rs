@@ -14,7 +14,7 @@ pub(super) const VIRTIOFSD: &str = "Accepted for virtiofsd";
 pub(super) const USAGE: &str = "\
 pinhole --shared-dir DIR --socket-path SOCKET [OPTIONS]   share DIR with one VM
        pinhole mount DIR MOUNTPOINT [OPTIONS]                    share it without a VM
-       pinhole prepare SOURCE -o IMAGE [OPTIONS]                 make an image of a tree
+       pinhole prepare SOURCE -o IMAGE, pinhole inspect IMAGE    make a prepared image; check it
        pinhole policy explain|check|diff ...                     say what a policy allows
        pinhole help [COMMAND]                                    describe all options in full";
 
@@ -84,14 +84,25 @@ Exit status:
 /// The end of the help of `prepare`.
 pub(super) const PREPARE_NOTES: &str = "\
 Examples:
-  pinhole prepare /srv/root -o root.image
-  pinhole prepare root.tar.zst -o root.image --align 2M
-  pinhole prepare oci:/srv/layout:1.2 -o /srv/images/app.image --data-dir /srv/layers
-  docker export CONTAINER | pinhole prepare - -o root.image
+  pinhole prepare /srv/root -o root.erofs
+  pinhole prepare root.tar.zst -o root.erofs --align 2M
+  pinhole prepare oci:/srv/layout:1.2 -o /srv/images/app.erofs --data-dir /srv/layers
+  docker export CONTAINER | pinhole prepare - -o root.erofs
 
 Exit status:
   0  the image was made
   1  the source is refused, or something on the host failed; one line says what
+  2  the command line is wrong; one line says what is accepted";
+
+/// The end of the help of `inspect`.
+pub(super) const INSPECT_NOTES: &str = "\
+Examples:
+  pinhole inspect root.erofs
+  pinhole inspect app.erofs --data-dir /srv/layers --verify-data --json
+
+Exit status:
+  0  the image and its data files can be served
+  1  there are problems, or the file is no image that can be served; one line each says what
   2  the command line is wrong; one line says what is accepted";
 
 /// Returns `--help` and `--version`. Clap's own `--help` prints the paragraphs.
@@ -112,11 +123,12 @@ mod tests {
     const COLUMNS_MAX: usize = 100;
 
     /// The words that ask for each overview, and those that ask for the paragraphs.
-    const COMMANDS: [(&str, &str); 4] = [
+    const COMMANDS: [(&str, &str); 5] = [
         ("pinhole --help", "pinhole help"),
         ("pinhole serve --help", "pinhole help serve"),
         ("pinhole mount --help", "pinhole help mount"),
         ("pinhole prepare --help", "pinhole help prepare"),
+        ("pinhole inspect --help", "pinhole help inspect"),
     ];
 
     fn printed(words: &str) -> String {

@@ -13,6 +13,7 @@ mod descriptors;
 pub mod error;
 mod group;
 mod help;
+pub mod inspect;
 pub mod log;
 pub mod policy;
 pub mod prepare;
