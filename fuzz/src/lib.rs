@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod guest;
+pub mod image;
 pub mod model;
 mod model_fs;
 pub mod oracle;

@@ -387,17 +387,36 @@ mod tests {
         }
     }
 
+    /// Returns an image whose root has one inline block.
+    fn one_block(block: &[u8]) -> Image<OwnedBytes> {
+        let mut fixture = Fixture::new();
+        let set = |inode: &mut InodeExtended| {
+            inode.i_format = (1 | 2 << 1).into();
+            inode.i_mode = 0o040_755.into();
+            inode.i_size = (block.len() as u64).into();
+        };
+        fixture.extended(set, block);
+        fixture.open()
+    }
+
+    #[test]
+    fn name_behind_the_block_is_an_error() {
+        let mut block = directory_block(&[(b"a", 0, 1), (b"b", 0, 1)]);
+        let end = u16::try_from(block.len()).unwrap();
+        for offset in [end, end + 1, u16::MAX] {
+            block[20..22].copy_from_slice(&offset.to_le_bytes());
+            let image = one_block(&block);
+            let root = root(&image);
+            let corrupt = root.corrupt(Corruption::EntryOffset);
+            assert_eq!(image.lookup(&root, b"b"), Err(corrupt), "{offset}");
+            assert_eq!(image.read_dir(&root, 0, &mut |_| ControlFlow::Continue(())), Err(corrupt));
+        }
+    }
+
     #[test]
     fn malformed_entries_are_errors() {
         let list = |block: &[u8]| {
-            let mut fixture = Fixture::new();
-            let set = |inode: &mut InodeExtended| {
-                inode.i_format = (1 | 2 << 1).into();
-                inode.i_mode = 0o040_755.into();
-                inode.i_size = (block.len() as u64).into();
-            };
-            fixture.extended(set, block);
-            let image = fixture.open();
+            let image = one_block(block);
             image.read_dir(&root(&image), 0, &mut |_| ControlFlow::Continue(()))
         };
         let corrupt = |what| Err(ReadError::Corrupt { nid: 0, what });

@@ -19,6 +19,8 @@ mod inode;
 mod limits;
 mod source;
 mod superblock;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod walk;
 pub mod write;
 mod xattr;
 mod xattr_prefix;
