@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub(crate) mod failing;
+mod permission;
 mod sync_turn;
 
 use crate::file_id::FileId;
@@ -22,6 +23,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+pub(crate) use permission::permits;
 pub use sync_turn::{Durable, SyncTurn};
 
 /// The identity of the calling process, as the guest claims it.

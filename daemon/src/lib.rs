@@ -2,9 +2,9 @@
 //!
 //! A request goes from `transport` (a checked descriptor chain) to `session` (decode, state, policy
 //! check, dispatch, reply) and from there to a `filesystem`. `passthrough` is the file system that
-//! serves a host directory; `window` is the DAX window. `cli` turns the command line into a
-//! configuration and builds the rest. `docs/internals/architecture.md` follows a request through
-//! all of it.
+//! serves a host directory, and `prepared` the one that serves an image; `window` is the DAX
+//! window. `cli` turns the command line into a configuration and builds the rest.
+//! `docs/internals/architecture.md` follows a request through all of it.
 
 pub mod cli;
 pub mod file_id;
@@ -14,6 +14,7 @@ pub mod io_vectors;
 pub mod limits;
 pub mod log_budget;
 pub mod passthrough;
+pub mod prepared;
 pub mod sandbox;
 pub mod session;
 pub mod sync;

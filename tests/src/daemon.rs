@@ -129,6 +129,8 @@ fn profile_folder() -> Result<PathBuf, DaemonError> {
 pub struct Daemon {
     name: &'static str,
     program: Vec<PathBuf>,
+    /// Option that names what is shared.
+    share_option: &'static str,
     shared: PathBuf,
     arguments: Vec<String>,
     writable: Vec<PathBuf>,
@@ -142,6 +144,14 @@ impl Daemon {
     /// As [`pinhole_program`].
     pub fn pinhole(shared: impl Into<PathBuf>) -> Result<Self, DaemonError> {
         Ok(Self::pinhole_at(pinhole_program()?, shared))
+    }
+
+    /// Describes a `pinhole` that serves the prepared image at `image`.
+    ///
+    /// # Errors
+    /// As [`pinhole_program`].
+    pub fn of_image(image: impl Into<PathBuf>) -> Result<Self, DaemonError> {
+        Ok(Self { share_option: "--prepared", ..Self::pinhole(image)? })
     }
 
     /// Describes a daemon with the `pinhole` at `program` that serves `shared`.
@@ -175,7 +185,16 @@ impl Daemon {
     }
 
     fn new(name: &'static str, program: Vec<PathBuf>, shared: PathBuf) -> Self {
-        Self { name, program, shared, arguments: Vec::new(), writable: Vec::new(), socket: None }
+        let share_option = "--shared-dir";
+        Self {
+            name,
+            program,
+            share_option,
+            shared,
+            arguments: Vec::new(),
+            writable: Vec::new(),
+            socket: None,
+        }
     }
 
     /// Starts the daemon through another program with this command line, for example strace.
@@ -267,7 +286,7 @@ impl Daemon {
         let socket = self.socket.clone().unwrap_or_else(|| work.path().join("socket"));
         let mut command = self.command(work.path())?;
         command
-            .arg("--shared-dir")
+            .arg(self.share_option)
             .arg(&self.shared)
             .arg("--socket-path")
             .arg(&socket)

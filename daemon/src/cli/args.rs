@@ -11,6 +11,7 @@ use super::help::{self, SANDBOX, VIRTIOFSD};
 use super::inspect::InspectArgs;
 use super::policy::args::{PolicyCommand, ProfileArg};
 use super::prepare::PrepareArgs;
+use super::prepared_args::PreparedArgs;
 use super::sandbox_args::SandboxArgs;
 use crate::limits;
 use crate::transport::vhost_user::RequestQueues;
@@ -199,12 +200,13 @@ pub struct ServeArgs {
 
 /// Options of `mount`.
 #[derive(Args, Debug, Default)]
+#[command(allow_missing_positional = true)]
 pub struct MountArgs {
-    /// Directory to share.
-    #[arg(value_name = "DIR")]
-    pub directory: PathBuf,
+    /// Directory to share; left out with --prepared.
+    #[arg(value_name = "DIR", required_unless_present = "prepared")]
+    pub directory: Option<PathBuf>,
     /// Directory to mount it on.
-    #[arg(value_name = "MOUNTPOINT")]
+    #[arg(value_name = "MOUNTPOINT", required = true)]
     pub mountpoint: PathBuf,
     /// Mount options of mount(8), separated by commas.
     ///
@@ -231,6 +233,9 @@ pub struct MountArgs {
 #[command(args = refused_options())]
 #[expect(clippy::struct_excessive_bools, reason = "one field per flag")]
 pub struct ShareArgs {
+    /// Options about a prepared image.
+    #[command(flatten)]
+    pub prepared: PreparedArgs,
     /// Serve extended attributes.
     #[arg(long, help_heading = "Share")]
     pub xattr: bool,
@@ -253,7 +258,7 @@ pub struct ShareArgs {
     /// Hide from the guest which directories are mount points.
     ///
     /// Files on such a mount then get other inode numbers.
-    #[arg(long, overrides_with = "announce_submounts", help_heading = "Share")]
+    #[arg(long, overrides_with = "announce_submounts", hide_short_help = true, help_heading = "Share")]
     pub no_announce_submounts: bool,
     /// Leave set-user-ID, set-group-ID and file capabilities to the guest's kernel.
     ///
@@ -333,9 +338,8 @@ pub struct ShareArgs {
     /// whiteouts and the extended attributes trusted.* and security.*. rootfs: read, map, stat and
     /// list; every change fails with EROFS. `pinhole policy explain --profile share` prints the
     /// whole profile.
-    #[arg(long, value_name = "PROFILE", value_enum, default_value_t, hide_default_value = true)]
-    #[arg(help_heading = SANDBOX)]
-    pub profile: ProfileArg,
+    #[arg(long, value_name = "PROFILE", value_enum, help_heading = SANDBOX)]
+    pub profile: Option<ProfileArg>,
     /// Policy file (TOML), instead of a profile.
     ///
     /// Says what the guest may do, where, and how much of it. It begins with a profile, allows and

@@ -1,29 +1,36 @@
 //! `Config` -> built objects: the only part of the command line that touches the host.
 
-use super::args::{CacheArg, LocksArg};
-use super::config::{Action, Config, ListenConfig, MountConfig, ServeConfig, ShareSettings};
+use super::args::CacheArg;
+use super::config::{
+    Action, Config, ListenConfig, MountConfig, PolicyChoice, ServeConfig, ShareSettings, ShareSource,
+};
 use super::inspect::{self, InspectCommandError};
+use super::offer::{directory_options, image_options, with_locks};
 use super::policy::{self, AnswerError, NamedBy, PolicyFileError};
 use super::prepare::{self, PrepareCommandError};
+use super::signals::HeldSignals;
 use super::{capabilities, confine, descriptors, group, log, report, signals};
 use crate::file_id::{DeviceId, FileId};
+use crate::filesystem::FileSystem;
 use crate::limits;
 use crate::passthrough::{self, Passthrough, Surroundings};
+use crate::prepared::{Prepared, PreparedFiles};
 use crate::sandbox::{SandboxError, Side};
-use crate::session::{self, LockMode, Session};
+use crate::session::Session;
 use crate::sync::relay;
 use crate::sys::descriptors::close_strays;
 use crate::sys::memory;
 use crate::sys::signals::set_process_actions;
+use crate::threads::ThreadSetup;
 use crate::transport::{dev_fuse, vhost_user};
 use crate::window::{self, Window};
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Facilities, Limits, Policy};
-use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use std::io;
 use std::num::NonZero;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +48,14 @@ pub(super) enum RunError {
     Inspect(#[from] InspectCommandError),
     #[error(transparent)]
     Host(#[from] passthrough::OpenError),
+    #[error(transparent)]
+    Image(#[from] crate::prepared::ImageError),
+    #[error(
+        "--policy {}: rules by path do not apply to a prepared image, whose files the guest names by their place: leave \
+         out the rules",
+        .0.display()
+    )]
+    PathRules(PathBuf),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
@@ -66,7 +81,7 @@ pub(super) enum RunError {
 impl RunError {
     /// Returns whether the command line or the policy file is wrong.
     pub(super) const fn is_usage(&self) -> bool {
-        matches!(self, Self::Policy(_) | Self::Answer(AnswerError::Policy(_)))
+        matches!(self, Self::Policy(_) | Self::PathRules(_) | Self::Answer(AnswerError::Policy(_)))
     }
 }
 
@@ -134,17 +149,22 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let facilities = plan.facilities;
     // Checked first, so that no socket has to be removed if the share is wrong.
     plan.look()?;
+    let image = open_image(&serve.share)?;
     let mut listener = vhost_user::SocketListener::bind(&listen)?;
     memory::give_back_free_memory();
     let inside = match plan.isolate()? {
-        Side::Outside(supervisor) => confine::supervise(supervisor, &listener.into_name()),
+        Side::Outside(supervisor) => {
+            drop(image);
+            confine::supervise(supervisor, &listener.into_name())
+        }
         Side::Inside(inside) => inside,
     };
     listener.leave_name();
     confine::keep_capabilities(facilities)?;
-    let surroundings = confine::surroundings(inside.confine()?, facilities);
+    let confined = inside.confine()?;
+    confine::log_missing(&confined);
     let options = vhost_user::DeviceOptions {
-        threads: surroundings.threads.clone(),
+        threads: confined.threads.clone(),
         tag: Some(serve.tag),
         request_queues: serve.request_queues,
         keep_listening: serve.keep_listening,
@@ -153,8 +173,25 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
         poll: vhost_user::PollBudget::measured(serve.poll.unwrap_or_else(poll_by_processors)),
         memory_devices,
     };
-    let signals = signals::hold()?;
+    let mut signals = signals::hold()?;
+    if let Some(mut image) = image {
+        signals.watch(image.take_changes())?;
+        // The C library prepares its first thread with calls that the filter forbids.
+        options.threads.check().map_err(RunError::Control)?;
+        let session = image_session(image, &serve.share, policy);
+        return serve_socket(session, window, (listener, options, signals));
+    }
+    let surroundings = confine::surroundings(confined, facilities)?;
     let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
+    serve_socket(session, window, (listener, options, signals))
+}
+
+/// Serves a socket until it is done or a signal ends it.
+fn serve_socket<F: FileSystem + 'static>(
+    session: Session<F>,
+    window: Option<Window>,
+    (listener, options, signals): (vhost_user::SocketListener, vhost_user::DeviceOptions, HeldSignals),
+) -> Result<ExitCode, RunError> {
     let session = Arc::new(match window {
         Some(window) => session.with_window(Arc::new(window)),
         None => session,
@@ -174,12 +211,12 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
 
 fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> {
     memory::use_one_heap().map_err(SandboxError::rights("the allocator to one heap"))?;
-    let request = dev_fuse::MountRequest {
-        directory: mount.share.directory.clone(),
-        mountpoint: mount.mountpoint,
-        options: mount.options,
+    let source = match &mount.share.source {
+        ShareSource::Directory(directory) => directory.clone(),
+        ShareSource::Prepared(config) => config.image.clone(),
     };
-    let ready = format!("Mounted {} on {}", request.directory.display(), request.mountpoint.display());
+    let request =
+        dev_fuse::MountRequest { directory: source, mountpoint: mount.mountpoint, options: mount.options };
     let thread_count = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
     let policy = with_locks(policy(&mount.share)?, mount.share.locks);
     let descriptors_max = descriptors::settle(mount.share.descriptors).map_err(RunError::Option)?;
@@ -188,11 +225,31 @@ fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let besides = Facilities::DEV_FUSE | Facilities::NO_POOL | log;
     warn_without_effect(policy.limits(), besides);
     let plan = confine::plan(&mount.share, &policy, besides);
+    let image = open_image(&mount.share)?;
     confine::keep_capabilities(plan.facilities)?;
-    let surroundings = confine::surroundings(plan.for_threads()?, plan.facilities);
-    let threads = surroundings.threads.clone();
-    let signals = signals::hold()?;
-    let session = Arc::new(build_session(mount.share, (policy, descriptors_max), surroundings)?);
+    let confined = plan.for_threads()?;
+    confine::log_missing(&confined);
+    let threads = confined.threads.clone();
+    let mut signals = signals::hold()?;
+    if let Some(mut image) = image {
+        signals.watch(image.take_changes())?;
+        threads.check().map_err(RunError::Control)?;
+        let session = image_session(image, &mount.share, policy);
+        return serve_mount(session, request, (threads, thread_count, signals));
+    }
+    let surroundings = confine::surroundings(confined, plan.facilities)?;
+    let session = build_session(mount.share, (policy, descriptors_max), surroundings)?;
+    serve_mount(session, request, (threads, thread_count, signals))
+}
+
+/// Mounts and serves until the mount is removed or a signal ends it.
+fn serve_mount<F: FileSystem + 'static>(
+    session: Session<F>,
+    request: dev_fuse::MountRequest,
+    (threads, thread_count, signals): (ThreadSetup, NonZero<u16>, HeldSignals),
+) -> Result<ExitCode, RunError> {
+    let ready = format!("Mounted {} on {}", request.directory.display(), request.mountpoint.display());
+    let session = Arc::new(session);
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session, threads.clone());
     let stop = service.stop_handle();
     signals.start_control(&threads, move || stop.stop()).map_err(RunError::Control)?;
@@ -212,9 +269,22 @@ fn threads_by_processors() -> NonZero<u16> {
     NonZero::new(threads).unwrap_or(NonZero::<u16>::MIN)
 }
 
-fn policy(share: &ShareSettings) -> Result<Policy, PolicyFileError> {
+fn policy(share: &ShareSettings) -> Result<Policy, RunError> {
     let policy = policy::load(&share.policy, NamedBy::Option)?;
+    if let (ShareSource::Prepared(_), PolicyChoice::File(path), Some(_)) =
+        (&share.source, &share.policy, policy.paths())
+    {
+        return Err(RunError::PathRules(path.clone()));
+    }
     Ok(if share.read_only { policy.without_mutations() } else { policy })
+}
+
+/// Opens the image, if the share is one. The files are opened before rights are given up.
+fn open_image(share: &ShareSettings) -> Result<Option<PreparedFiles>, RunError> {
+    match &share.source {
+        ShareSource::Directory(_) => Ok(None),
+        ShareSource::Prepared(config) => Ok(Some(PreparedFiles::open(config)?)),
+    }
 }
 
 /// Warns of a limit without an effect: without a pool, a thread waits for each request before it
@@ -222,14 +292,6 @@ fn policy(share: &ShareSettings) -> Result<Policy, PolicyFileError> {
 fn warn_without_effect(limits: &Limits, besides: Facilities) {
     if besides.contains(Facilities::NO_POOL) && limits.queued_requests.is_some() {
         tracing::warn!("queued-requests has no effect without a pool: each thread has one request at a time");
-    }
-}
-
-/// Removes the right to lock from the policy if locks do not reach the host.
-fn with_locks(policy: Policy, locks: LocksArg) -> Policy {
-    match locks {
-        LocksArg::Host => policy,
-        LocksArg::Guest | LocksArg::None => policy.without(Access::LOCK),
     }
 }
 
@@ -288,19 +350,27 @@ fn pool_requests_max(limits: &Limits) -> usize {
     limits.queued_requests.and_then(|limit| usize::try_from(limit.get()).ok()).unwrap_or(usize::MAX)
 }
 
+/// Builds a session that serves the open image.
+fn image_session(files: PreparedFiles, share: &ShareSettings, policy: Policy) -> Session<Prepared> {
+    Session::new(Arc::new(Prepared::new(files)), Arc::default(), policy, image_options(share))
+}
+
 fn build_session(
     share: ShareSettings,
     (policy, descriptors_max): (Policy, u64),
     surroundings: Surroundings,
 ) -> Result<Session<Passthrough>, RunError> {
-    let options = session_options(&share, policy.granted_anywhere());
+    let options = directory_options(&share, policy.granted_anywhere());
     let (inode_handles, holes) = (confine::inode_handles(&share), holes_told(&share, &policy));
     let config = passthrough::ShareConfig {
         descriptors_max,
         limits: *policy.limits(),
         syncs: policy.granted_anywhere().contains(Access::FSYNC),
         rules: policy.paths().cloned(),
-        shared_dir: share.directory,
+        shared_dir: match share.source {
+            ShareSource::Directory(directory) => directory,
+            ShareSource::Prepared(config) => config.image,
+        },
         cache: match share.cache {
             CacheArg::Strict | CacheArg::Never | CacheArg::Metadata => passthrough::GuestCaching::Strict,
             CacheArg::Auto => passthrough::GuestCaching::Auto,
@@ -333,117 +403,5 @@ fn holes_told(share: &ShareSettings, policy: &Policy) -> passthrough::Holes {
         passthrough::Holes::ToReaders
     } else {
         passthrough::Holes::All
-    }
-}
-
-fn session_options(share: &ShareSettings, granted: Access) -> session::Options {
-    session::Options {
-        offer: InitOffer {
-            flags: offered_flags(share, granted),
-            // The guest's own value is smaller and wins.
-            max_readahead: limits::WRITE_LEN_MAX,
-            max_write: limits::WRITE_LEN_MAX,
-            // A ring holds no more requests. The guest reports congestion at three quarters.
-            max_background: limits::QUEUE_SIZE_MAX,
-            congestion_threshold: limits::QUEUE_SIZE_MAX / 4 * 3,
-            time_gran: 1,
-            ..InitOffer::default()
-        },
-        timeouts: Timeouts { entry: share.timeouts.entry, attr: share.timeouts.attr },
-        negative_timeout: share.timeouts.negative,
-        locks: if share.locks == LocksArg::None { LockMode::Refuse } else { LockMode::Host },
-        assumed: None,
-    }
-}
-
-/// Returns the flags that INIT offers, for the rights that the policy grants anywhere. The window
-/// adds those of DAX. Passthrough and io_uring are not served. EXPORT_SUPPORT would ask for lookups
-/// of "." and "..". A guest without the flags for locks keeps its locks to itself.
-fn offered_flags(share: &ShareSettings, granted: Access) -> InitFlags {
-    let locks = match share.locks {
-        LocksArg::Host => granted.contains(Access::LOCK),
-        LocksArg::Guest => false,
-        // The guest asks, and gets an error.
-        LocksArg::None => true,
-    };
-    let is_exclusive = matches!(share.cache, CacheArg::Exclusive | CacheArg::Always);
-    let when = |wanted: bool, flags: InitFlags| if wanted { flags } else { InitFlags::empty() };
-    InitFlags::ASYNC_READ
-        | InitFlags::ASYNC_DIO
-        | InitFlags::ATOMIC_O_TRUNC
-        | InitFlags::BIG_WRITES
-        | InitFlags::MAX_PAGES
-        | InitFlags::PARALLEL_DIROPS
-        | InitFlags::INIT_EXT
-        | InitFlags::CREATE_SUPP_GROUP
-        // The guest drops data when new attributes show a change by another guest or the host. With
-        // `exclusive` there are no such changes.
-        | when(!is_exclusive, InitFlags::AUTO_INVAL_DATA)
-        | when(is_exclusive, InitFlags::CACHE_SYMLINKS)
-        | when(share.readdirplus, InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO)
-        | when(share.killpriv, InitFlags::HANDLE_KILLPRIV_V2)
-        | when(share.idmap, InitFlags::ALLOW_IDMAP)
-        | when(share.submounts, InitFlags::SUBMOUNTS)
-        | when(share.writeback, InitFlags::WRITEBACK_CACHE)
-        | when(share.mmap, InitFlags::DIRECT_IO_ALLOW_MMAP)
-        | when(locks, InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS)
-        | when(share.xattr, InitFlags::SETXATTR_EXT)
-        // A default ACL of the parent replaces the umask, so the guest must not apply its umask.
-        | when(share.posix_acl, InitFlags::POSIX_ACL | InitFlags::DONT_MASK)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::args::Cli;
-    use clap::Parser;
-
-    fn offered(words: &str) -> session::Options {
-        let words = format!("pinhole --shared-dir / --socket-path /s {words}");
-        let cli = Cli::try_parse_from(words.split_whitespace()).unwrap();
-        let Action::Serve(serve) = Config::new(cli).unwrap().action else { panic!("{words}") };
-        let policy = with_locks(policy(&serve.share).unwrap(), serve.share.locks);
-        session_options(&serve.share, policy.granted_anywhere())
-    }
-
-    #[test]
-    fn each_switch_changes_what_init_offers() {
-        let plain = offered("").offer.flags;
-        for (words, flag) in [
-            ("--posix-acl", InitFlags::POSIX_ACL | InitFlags::DONT_MASK | InitFlags::SETXATTR_EXT),
-            ("--writeback", InitFlags::WRITEBACK_CACHE),
-            ("--allow-idmap", InitFlags::ALLOW_IDMAP),
-            ("--cache exclusive", InitFlags::CACHE_SYMLINKS),
-            ("--cache always", InitFlags::CACHE_SYMLINKS),
-        ] {
-            assert!(offered(words).offer.flags.contains(flag), "{words}");
-            assert!(!plain.contains(flag), "{words}");
-        }
-        for (words, flag) in [
-            ("--no-readdirplus", InitFlags::DO_READDIRPLUS),
-            ("--cache strict", InitFlags::DO_READDIRPLUS),
-            ("--entry-timeout 0", InitFlags::DO_READDIRPLUS),
-            ("--cache never", InitFlags::DIRECT_IO_ALLOW_MMAP),
-            ("--cache metadata", InitFlags::DIRECT_IO_ALLOW_MMAP),
-            ("--no-killpriv-v2", InitFlags::HANDLE_KILLPRIV_V2),
-            ("--no-announce-submounts", InitFlags::SUBMOUNTS),
-            ("--cache exclusive", InitFlags::AUTO_INVAL_DATA),
-            ("--cache always", InitFlags::AUTO_INVAL_DATA),
-        ] {
-            assert!(!offered(words).offer.flags.intersects(flag), "{words}");
-            assert!(plain.contains(flag), "{words}");
-        }
-    }
-
-    #[test]
-    fn locks_are_offered_if_served_or_refused() {
-        let locks = InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
-        for words in ["", "--cache never", "--locks host --cache always", "--locks none --profile rootfs"] {
-            assert!(offered(words).offer.flags.contains(locks), "{words}");
-        }
-        for words in ["--locks guest", "--cache always", "--profile rootfs"] {
-            assert!(!offered(words).offer.flags.intersects(locks), "{words}");
-        }
-        assert_eq!(offered("--locks none").locks, LockMode::Refuse);
     }
 }

@@ -11,6 +11,7 @@ use super::policy::args::{PolicyCommand, ProfileArg};
 use super::prepare::PrepareArgs;
 use super::sandbox_args::SandboxConfig;
 use crate::limits;
+use crate::prepared::PreparedConfig;
 use crate::sandbox::Isolation;
 use crate::transport::vhost_user::{RequestQueues, Tag};
 use crate::window::{ALIGNMENT_SHIFT, Settings as WindowSettings};
@@ -100,8 +101,8 @@ pub struct MountConfig {
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent switches of one share")]
 pub struct ShareSettings {
-    /// The shared directory.
-    pub directory: PathBuf,
+    /// The shared tree.
+    pub source: ShareSource,
     /// The policy.
     pub policy: PolicyChoice,
     /// Refuse every change, even if the policy allows it.
@@ -138,6 +139,15 @@ pub struct ShareSettings {
     pub descriptors: DescriptorLimit,
     /// The sandbox.
     pub sandbox: SandboxConfig,
+}
+
+/// The shared tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShareSource {
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// A prepared image.
+    Prepared(PreparedConfig),
 }
 
 /// The choice of a policy, before any file is read.
@@ -219,7 +229,11 @@ impl Config {
         if no_xattr && !args.share.xattr && acl_wanted(&args.share) {
             return Err(ConfigError::AclWithoutXattr);
         }
-        let directory = args.shared_dir.take().ok_or(ConfigError::NoDirectory)?;
+        if no_xattr && !args.share.xattr && !args.share.prepared.prepared.is_empty() {
+            let why = "the attributes of an image are always served: leave it out";
+            return Err(ConfigError::WithImage { option: "-o no_xattr", why });
+        }
+        let source = source(args.shared_dir.take(), "--shared-dir", &args.share)?;
         let listen = listen(&mut args)?;
         let tag = Tag::new(args.tag.as_deref().unwrap_or("pinhole"))?;
         let mut notes = notes(&args.share);
@@ -227,7 +241,7 @@ impl Config {
         let (request_queues, keep_listening) = (args.num_request_queues, args.keep_listening);
         let poll = args.poll_us.map(|us| Duration::from_micros(us.into()));
         let window = window(args.dax_window, args.dax, args.dax_min_size)?;
-        let share = share(directory, &args.share, Isolation::Namespace)?;
+        let share = share(source, &args.share, Isolation::Namespace)?;
         if let (DescriptorLimit::Exactly(limit), Some(window)) = (share.descriptors, &window) {
             let least = descriptors_with(window);
             if limit < least {
@@ -249,8 +263,17 @@ impl Config {
             let why = "`pinhole mount` has no isolation, so that other processes see the mount: leave the option out";
             return Err(ConfigError::Sandbox { option: "--sandbox", why: why.to_owned() });
         }
-        let share = share(args.directory, &args.share, Isolation::None)?;
-        let MountArgs { mountpoint, options, threads, .. } = args;
+        let source = source(args.directory, "DIR", &args.share)?;
+        let share = share(source, &args.share, Isolation::None)?;
+        let MountArgs { mountpoint, mut options, threads, .. } = args;
+        if matches!(share.source, ShareSource::Prepared(_)) {
+            if options.iter().any(|option| option == "rw") {
+                let why = "an image cannot be changed: leave it out";
+                return Err(ConfigError::WithImage { option: "-o rw", why });
+            }
+            // So that opening a file for writing fails, not only writing it.
+            options.push("ro".to_owned());
+        }
         Ok(Self { action: Action::Mount(MountConfig { mountpoint, options, threads, share }), log, notes })
     }
 }
@@ -312,9 +335,63 @@ fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {
     u16::try_from(wanted).unwrap_or(most).min(most)
 }
 
-fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<ShareSettings, ConfigError> {
+/// Returns the shared tree: the given directory, or an image.
+fn source(
+    directory: Option<PathBuf>,
+    option: &'static str,
+    args: &ShareArgs,
+) -> Result<ShareSource, ConfigError> {
+    match (args.prepared.config()?, directory) {
+        (None, Some(directory)) => Ok(ShareSource::Directory(directory)),
+        (None, None) => Err(ConfigError::NoDirectory),
+        (Some(_), Some(_)) => Err(ConfigError::Exclude { first: option, second: "--prepared" }),
+        (Some(image), None) => {
+            check_with_image(args)?;
+            Ok(ShareSource::Prepared(image))
+        }
+    }
+}
+
+/// Refuses the options that have no meaning with an image.
+///
+/// # Errors
+/// [`ConfigError::WithImage`].
+fn check_with_image(args: &ShareArgs) -> Result<(), ConfigError> {
+    const WRITES: &str = "an image cannot be changed: leave it out";
+    const KEPT: &str = "an image does not change, so the guest keeps all of it: leave it out";
+    const NO_FILES: &str = "no file of the host is opened for the guest: leave it out";
+    const OWNERS: &str = "an image has owners of its own: leave it out";
+    let rows = [
+        ("--writeback", args.writeback, WRITES),
+        ("--profile full", args.profile == Some(ProfileArg::Full), WRITES),
+        ("--profile share", args.profile == Some(ProfileArg::Share), WRITES),
+        ("--cache strict", args.cache == CacheArg::Strict, KEPT),
+        ("--cache never", args.cache == CacheArg::Never, KEPT),
+        ("--cache metadata", args.cache == CacheArg::Metadata, KEPT),
+        ("--allow-direct-io", args.allow_direct_io, NO_FILES),
+        ("--preserve-noatime", args.preserve_noatime, NO_FILES),
+        ("--inode-file-handles", args.inode_file_handles.is_some(), NO_FILES),
+        (
+            "--locks host",
+            args.locks == Some(LocksArg::Host),
+            "no file of the host can be locked: give --locks guest or none",
+        ),
+        ("--uid-map", !args.sandbox.uid_map.is_empty(), OWNERS),
+        ("--gid-map", !args.sandbox.gid_map.is_empty(), OWNERS),
+    ];
+    match rows.into_iter().find(|(_, given, _)| *given) {
+        Some((option, _, why)) => Err(ConfigError::WithImage { option, why }),
+        None => Ok(()),
+    }
+}
+
+fn share(source: ShareSource, args: &ShareArgs, isolation: Isolation) -> Result<ShareSettings, ConfigError> {
     never_stale(args)?;
-    let uncached = uncached(args.cache);
+    let prepared = matches!(source, ShareSource::Prepared(_));
+    // An image does not change at all.
+    let cache = if prepared { CacheArg::Exclusive } else { args.cache };
+    let default = if prepared { ProfileArg::Rootfs } else { ProfileArg::default() };
+    let uncached = uncached(cache);
     let descriptors = match args.rlimit_nofile {
         None => DescriptorLimit::Hard,
         Some(0) => DescriptorLimit::Keep,
@@ -323,22 +400,22 @@ fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<S
         }
         Some(limit) => DescriptorLimit::Exactly(limit),
     };
-    let (posix_acl, timeouts) = (acl_wanted(args), timeouts(args));
+    let (posix_acl, timeouts) = (acl_wanted(args), timeouts(cache, args));
     Ok(ShareSettings {
-        directory,
-        policy: PolicyChoice::of(args.policy.as_ref(), args.profile),
-        read_only: args.readonly,
-        cache: args.cache,
+        source,
+        policy: PolicyChoice::of(args.policy.as_ref(), args.profile.unwrap_or(default)),
+        read_only: args.readonly || prepared,
+        cache,
         timeouts,
         writeback: args.writeback && !uncached,
         direct_io: args.allow_direct_io,
-        mmap: !matches!(args.cache, CacheArg::Never | CacheArg::Metadata) || args.allow_mmap,
-        locks: args.locks.unwrap_or_else(|| locks(args.cache)),
+        mmap: !matches!(cache, CacheArg::Never | CacheArg::Metadata) || args.allow_mmap,
+        locks: args.locks.unwrap_or_else(|| locks(cache)),
         // A guest that may keep no entry would ask for each again.
         readdirplus: !args.no_readdirplus && !timeouts.entry.is_zero(),
         killpriv: !args.no_killpriv_v2,
         idmap: args.allow_idmap,
-        xattr: args.xattr || posix_acl,
+        xattr: args.xattr || posix_acl || prepared,
         posix_acl,
         submounts: !args.no_announce_submounts,
         noatime: args.preserve_noatime,
@@ -354,14 +431,14 @@ impl PolicyChoice {
     }
 }
 
-fn timeouts(args: &ShareArgs) -> CacheTimeouts {
-    let by_mode = match args.cache {
+fn timeouts(cache: CacheArg, args: &ShareArgs) -> CacheTimeouts {
+    let by_mode = match cache {
         CacheArg::Strict | CacheArg::Never => Duration::ZERO,
         CacheArg::Auto => Duration::from_secs(1),
         CacheArg::Exclusive | CacheArg::Always | CacheArg::Metadata => DAY,
     };
     // If only this guest creates files, a name that was missing is still missing.
-    let absent = if args.cache == CacheArg::Exclusive { DAY } else { Duration::ZERO };
+    let absent = if cache == CacheArg::Exclusive { DAY } else { Duration::ZERO };
     let or = |given: Option<f64>, default| {
         given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(default)
     };

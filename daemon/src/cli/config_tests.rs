@@ -190,6 +190,79 @@ fn an_unknown_mount_option_is_named() {
 }
 
 #[test]
+fn an_image_is_an_alternative_to_a_directory() {
+    let base = "pinhole --prepared /i --socket-path /s";
+    let share = served(base).share;
+    let image = |data: &[&str]| PreparedConfig {
+        image: "/i".into(),
+        data: data.iter().map(PathBuf::from).collect(),
+        digest: None,
+    };
+    assert_eq!(share.source, ShareSource::Prepared(image(&[])));
+    assert_eq!(share.policy, PolicyChoice::Profile(Profile::Rootfs));
+    assert!(share.read_only && share.xattr && !share.posix_acl && !share.writeback);
+    assert_eq!((share.locks, share.timeouts.negative), (LocksArg::Guest, DAY));
+    let data = served(&format!("{base} --data /b --data /a")).share.source;
+    assert_eq!(data, ShareSource::Prepared(image(&["/b", "/a"])));
+    for accepted in [
+        "--xattr",
+        "--posix-acl",
+        "--cache auto --announce-submounts",
+        "--cache exclusive",
+        "--cache always",
+        "--locks none",
+        "--profile rootfs",
+        "--readonly --no-killpriv-v2 --no-announce-submounts",
+        "--policy /p",
+        "--dax-window 2M --sandbox chroot",
+    ] {
+        let config = config(&format!("{base} {accepted}")).unwrap();
+        assert!(config.notes.is_empty(), "{accepted}: {:?}", config.notes);
+    }
+    let Action::Mount(mount) = config("pinhole mount --prepared /i /m -o nodev").unwrap().action else {
+        panic!("no mount");
+    };
+    assert_eq!((mount.share.source, mount.mountpoint), (ShareSource::Prepared(image(&[])), "/m".into()));
+    assert_eq!(mount.options, ["nodev", "ro"]);
+}
+
+#[test]
+fn options_without_meaning_for_an_image_are_refused() {
+    let base = "pinhole --prepared /i --socket-path /s";
+    for words in [
+        "--writeback",
+        "--profile full",
+        "--profile share",
+        "--cache strict",
+        "--cache never",
+        "--cache metadata",
+        "--allow-direct-io",
+        "--preserve-noatime",
+        "--inode-file-handles prefer",
+        "--locks host",
+        "--uid-map :0:1:2:",
+        "--gid-map :0:1:2:",
+        "-o no_xattr",
+        "--shared-dir /d",
+        "--prepared /j",
+    ] {
+        let line = config(&format!("{base} {words}")).unwrap_err().to_string();
+        let option = words.split(' ').next().unwrap();
+        assert!(line.starts_with(option) && line.contains("--prepared"), "{words}: {line}");
+    }
+    for words in ["--data /d", "--image-digest sha256:"] {
+        let digits = if words.ends_with(':') { "0".repeat(64) } else { String::new() };
+        let line = config(&format!("pinhole --shared-dir /d --socket-path /s {words}{digits}"));
+        let line = line.unwrap_err().to_string();
+        assert!(line.contains("give --prepared IMAGE"), "{words}: {line}");
+    }
+    let rw = config("pinhole mount --prepared /i /m -o rw").unwrap_err().to_string();
+    assert!(rw.starts_with("-o rw and --prepared"), "{rw}");
+    let both = config("pinhole mount /d /m --prepared /i").unwrap_err().to_string();
+    assert!(both.starts_with("DIR and --prepared exclude"), "{both}");
+}
+
+#[test]
 fn a_switch_without_effect_is_noted() {
     let base = "pinhole --shared-dir /d --socket-path /s";
     let mmap = config(&format!("{base} --allow-mmap")).unwrap();

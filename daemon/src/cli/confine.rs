@@ -1,7 +1,7 @@
 //! The sandbox of a command: its plan, and the work of the supervisor.
 
 use super::args::InodeHandlesArg;
-use super::config::ShareSettings;
+use super::config::{ShareSettings, ShareSource};
 use super::report;
 use crate::passthrough::{self, InodeHandles, Surroundings};
 use crate::sandbox::{Confined, Isolation, Layers, Plan, SandboxError, ServingExit, UnconfinedSupervisor};
@@ -9,6 +9,8 @@ use crate::sys::process;
 use crate::transport::vhost_user::SocketName;
 use pinhole_policy::{Facilities, Policy};
 use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGINT, SIGKILL, SIGSEGV, SIGSYS, SIGTERM};
+use std::io;
+use std::path::PathBuf;
 
 /// The exit status of a failed process.
 const FAILURE: u8 = 1;
@@ -18,7 +20,10 @@ pub(super) fn plan(share: &ShareSettings, policy: &Policy, besides: Facilities) 
     Plan {
         isolation: share.sandbox.isolation,
         id_maps: share.sandbox.id_maps.clone(),
-        share: share.directory.clone(),
+        share: match &share.source {
+            ShareSource::Directory(path) => Some(path.clone()),
+            ShareSource::Prepared(_) => None,
+        },
         reach: policy.granted_anywhere(),
         read_only: policy.is_read_only(),
         facilities: facilities(share) | besides,
@@ -38,11 +43,13 @@ fn is_root(share: &ShareSettings) -> bool {
 }
 
 fn facilities(share: &ShareSettings) -> Facilities {
-    let identity = is_root(share) || share.sandbox.id_maps.have_root();
+    // An image has its own attributes, and no file of the host is used as a guest's user.
+    let is_directory = matches!(share.source, ShareSource::Directory(_));
+    let identity = is_directory && (is_root(share) || share.sandbox.id_maps.have_root());
     let rows = [
-        (Facilities::HANDLES, inode_handles(share) != InodeHandles::Never),
-        (Facilities::XATTR, share.xattr),
-        (Facilities::ACL, share.posix_acl),
+        (Facilities::HANDLES, is_directory && inode_handles(share) != InodeHandles::Never),
+        (Facilities::XATTR, is_directory && share.xattr),
+        (Facilities::ACL, is_directory && share.posix_acl),
         (Facilities::IDENTITY, identity),
         (Facilities::NOATIME, share.noatime),
         (Facilities::DEBUG, cfg!(debug_assertions)),
@@ -69,15 +76,23 @@ pub(super) fn keep_capabilities(facilities: Facilities) -> Result<(), SandboxErr
     passthrough::keep_capabilities().map_err(|error| SandboxError::Rights { what, source: error.into() })
 }
 
-/// Returns the surroundings of the file system, and logs the features of the sandbox that this host
-/// does not have. The calling thread confines itself with the same setup, last of all.
-pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> Surroundings {
-    let Confined { places, threads, missing } = confined;
-    for feature in missing {
+/// Logs the features of the sandbox that this host does not have.
+pub(super) fn log_missing(confined: &Confined) {
+    for feature in &confined.missing {
         tracing::warn!("sandbox: {feature}");
     }
+}
+
+/// Returns the surroundings of a passthrough file system. The calling thread confines itself with
+/// the same setup, last of all.
+///
+/// # Errors
+/// The sandbox was made without a shared directory.
+pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> Result<Surroundings, SandboxError> {
+    let Confined { places, threads, missing: _ } = confined;
+    let lost = || SandboxError::Share { path: PathBuf::new(), source: io::ErrorKind::NotFound.into() };
     let as_users = facilities.contains(Facilities::IDENTITY);
-    Surroundings { root: places.root, proc_fds: places.proc_fds, as_users, threads }
+    Ok(Surroundings { root: places.share.ok_or_else(lost)?, proc_fds: places.proc_fds, as_users, threads })
 }
 
 /// Waits for the end of the serving process, removes the socket, and ends in the same way. Does not

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ConfigError {
-    #[error("--shared-dir is missing: give the directory to share")]
+    #[error("--shared-dir is missing: give the directory to share, or an image with --prepared")]
     NoDirectory,
     #[error(
         "-o source={}: --shared-dir names another directory, {}: give one of them",
@@ -46,8 +46,25 @@ pub enum ConfigError {
          --cache auto"
     )]
     Stale { option: &'static str, seconds: String },
+    #[error("{option} needs an image: give --prepared IMAGE")]
+    NoImage { option: &'static str },
+    #[error(
+        "--prepared: {}: only one image can be served; merge their metadata with `pinhole prepare {} -o IMAGE`, which \
+         keeps their data files",
+        listed(images, ", "),
+        listed(images, " ")
+    )]
+    SeveralImages { images: Vec<PathBuf> },
+    #[error("{option} and --prepared exclude each other: {why}")]
+    WithImage { option: &'static str, why: &'static str },
     #[error("{option}: {why}")]
     Sandbox { option: &'static str, why: String },
+}
+
+/// Returns paths with a text between each two.
+fn listed(paths: &[PathBuf], between: &str) -> String {
+    let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    paths.join(between)
 }
 
 /// Returns a number of bytes as an option takes it, with the largest unit that divides it.

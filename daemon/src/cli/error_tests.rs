@@ -6,6 +6,7 @@ use crate::cli::inspect::InspectCommandError;
 use crate::cli::policy::{AnswerError, NamedBy, PolicyFileError};
 use crate::cli::prepare::PrepareCommandError;
 use crate::passthrough::OpenError;
+use crate::prepared::ImageError;
 use crate::sandbox::SandboxError;
 use crate::transport::dev_fuse::{FuseError, MountError};
 use crate::transport::vhost_user::{ServeError, Tag};
@@ -60,6 +61,11 @@ fn config_rows() -> impl IntoIterator<Item = Row> {
         WindowLen { len: 3 << 20 } => ["--dax-window: ", "3M", "power of two from 2M on"],
         NoWindow { option: "--dax" } => ["--dax ", "window", "give --dax-window SIZE"],
         Stale { option: "--attr-timeout", seconds: "1".into() } => ["--attr-timeout ", "1 ", "give 0, or use"],
+        NoImage { option: "--data" } => ["--data ", "image", "give --prepared IMAGE"],
+        SeveralImages { images: vec!["a.erofs".into(), "b.erofs".into()] }
+            => ["--prepared: ", "a.erofs, b.erofs", "`pinhole prepare a.erofs b.erofs -o IMAGE`"],
+        WithImage { option: "--writeback", why: "an image cannot be changed: leave it out" }
+            => ["--writeback ", "--prepared", "leave it out"],
         Sandbox { option: "--modcaps", why: "\"x\" is none: give +NAME".into() } => ["--modcaps: ", "x", "give"],
     }
 }
@@ -90,6 +96,8 @@ fn run_rows() -> impl IntoIterator<Item = Row> {
         Prepare(PrepareCommandError::Output(source())) => ["standard output: ", "permission denied", "use an output"],
         Inspect(InspectCommandError::Output(source())) => ["standard output: ", "permission denied", "use an output"],
         Host(OpenError::FoldsNames("/srv".into())) => ["/srv: ", "by path", "use a policy without"],
+        Image(ImageError::NotAFile { path: "/i".into() }) => ["/i: ", "not a regular file", "give the file"],
+        PathRules("/p".into()) => ["--policy ", "/p", "leave out the rules"],
         Sandbox(SandboxError::Proc { source: source() }) => ["/proc/self/fd: ", "permission", "mount proc"],
         VhostUser(ServeError::NotListening { number: 9 }) => ["--fd ", "9", "pass one"],
         Mount(MountError::NoDevice) => ["/dev/fuse ", "missing", "load"],
@@ -216,6 +224,28 @@ fn open_rows() -> impl IntoIterator<Item = Row> {
     }
 }
 
+fn image_rows() -> impl IntoIterator<Item = Row> {
+    use pinhole_erofs::{OpenError as Format, Refused, SourceError};
+    let source = || io::ErrorKind::NotFound.into();
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64)).parse().unwrap();
+    let images = rows! { ImageError:
+        Image { path: "/i".into(), source: source() } => ["/i: ", "not found", "give an image"],
+        NotAFile { path: "/i".into() } => ["/i: ", "not a regular file", "give the file"],
+        Format { path: "/i".into(), source: Format::NotErofs } => ["/i: ", "no magic number", "`pinhole prepare`"],
+        Digest { path: "/i".into(), wanted: digest("a"), found: digest("b") }
+            => ["--image-digest sha256:aaaa", "/i has sha256:bbbb", "give the image"],
+        DataCount { needed: 2, given: 1 } => ["--data: ", "2 data files, 1", "give each"],
+        NamelessData { path: "/i".into(), number: 1, count: 2 } => ["/i: ", "1 of 2", "with --data"],
+        Data { path: "/d.data".into(), source: source() } => ["/d.data: ", "not found", "--data"],
+    };
+    let format = |source| ImageError::Format { path: "/i".into(), source }.to_string();
+    let refused = format(Format::Refused(Refused::Fragments));
+    assert!(refused.contains("FRAGMENTS") && refused.ends_with("make the image again with pinhole prepare"));
+    let root = format(Format::Root(SourceError.into()));
+    assert!(root.contains("root directory cannot be read: the image cannot be read there"), "{root}");
+    images
+}
+
 fn serve_rows() -> impl IntoIterator<Item = Row> {
     use vhost_user_backend::Error::StartDaemon;
     let source = || io::ErrorKind::PermissionDenied.into();
@@ -258,6 +288,7 @@ fn mount_rows() -> impl IntoIterator<Item = Row> {
 fn every_error_names_its_subject_its_value_and_a_remedy() {
     let rows = config_rows().into_iter().chain(sandbox_rows()).chain(run_rows()).chain(policy_rows());
     let rows = rows.chain(prepare_rows()).chain(source_rows()).chain(layout_rows());
+    let rows = rows.chain(image_rows());
     for row in rows.chain(open_rows()).chain(serve_rows()).chain(mount_rows()) {
         let Row { variant, message, about, value, remedy } = row;
         assert!(message.starts_with(about), "{variant} begins without {about:?}: {message}");

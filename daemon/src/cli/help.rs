@@ -21,18 +21,19 @@ pinhole --shared-dir DIR --socket-path SOCKET [OPTIONS]   share DIR with one VM
 /// The end of the overview.
 pub(super) const SERVE_NOTES: &str = "\
 Less common, see `pinhole help`: --no-killpriv-v2 --allow-idmap --preserve-noatime --allow-mmap
-  --no-readdirplus --modcaps --uid-map --gid-map --poll-us --inode-file-handles
-  --print-capabilities -h, --help -V, --version
+  --no-readdirplus --no-announce-submounts --modcaps --uid-map --gid-map --poll-us --data
+  --image-digest --inode-file-handles --print-capabilities -h, --help -V, --version
 Accepted for virtiofsd: -o OPTIONS, --announce-submounts, --killpriv-v2, --socket, -d, -f
 
 Examples:
   pinhole --shared-dir /srv/data --socket-path /run/data.sock --tag data
-  pinhole --shared-dir /srv/root --socket-path /run/root.sock --profile rootfs --cache always";
+  pinhole --prepared /srv/root.erofs --socket-path /run/root.sock";
 
 /// The end of the overview of `mount`.
 pub(super) const MOUNT_NOTES: &str = "\
 Less common, see `pinhole help mount`: --no-killpriv-v2 --allow-idmap --preserve-noatime
-  --allow-mmap --no-readdirplus --modcaps --inode-file-handles -h, --help
+  --allow-mmap --no-readdirplus --no-announce-submounts --modcaps --data --image-digest
+  --inode-file-handles -h, --help
 Accepted for virtiofsd: --announce-submounts, --killpriv-v2, -d
 
 Examples:
@@ -52,6 +53,9 @@ Examples:
 
   A read-only root file system that does not change meanwhile:
     pinhole --shared-dir /srv/root --socket-path /run/root.sock --profile rootfs --cache always
+
+  A prepared image, which needs the fewest rights on the host:
+    pinhole --prepared /srv/root.erofs --socket-path /run/root.sock
 
   A share with a policy file:
     pinhole --shared-dir /srv/web --socket-path /run/web.sock --policy /etc/pinhole/web.toml
@@ -75,6 +79,7 @@ pub(super) const MOUNT_LONG_NOTES: &str = "\
 Examples:
   pinhole mount /srv/data /mnt
   pinhole mount /srv/data /mnt -o ro,noatime --policy /etc/pinhole/web.toml
+  pinhole mount --prepared /srv/root.erofs /mnt
 
 Exit status:
   0  the mount was removed, or SIGTERM or SIGINT ended the daemon

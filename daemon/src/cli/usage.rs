@@ -87,7 +87,12 @@ mod tests {
             ("pinhole --num-request-queues 0", "\"0\" is wrong: 0 is not in 1..=63"),
             ("pinhole --attr-timeout soon", "give seconds as a number"),
             ("pinhole --fd", "--fd <N> needs a value"),
-            ("pinhole mount /a", "MOUNTPOINT"),
+            ("pinhole mount /a", "<DIR>"),
+            ("pinhole mount --prepared /a", "<MOUNTPOINT>"),
+            (
+                "pinhole --image-digest sha256:0",
+                "--image-digest <DIGEST>: \"sha256:0\" is wrong: give sha256: and 64",
+            ),
             (
                 "pinhole --xattrmap :map::user.virtiofs.:",
                 "--xattrmap [<VALUE>]: \":map::user.virtiofs.:\" is wrong: ",

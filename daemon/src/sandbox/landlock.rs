@@ -1,6 +1,6 @@
 //! Landlock: only files of the share can be opened, listed or changed by name, whatever else the
-//! process could reach. It also forbids the network, and signals and abstract sockets of processes
-//! outside.
+//! process could reach. Without a shared directory, no file can. It also forbids the network, and
+//! signals and abstract sockets of processes outside.
 //!
 //! Landlock does not check attributes and their changes (mode, owner, times, extended attributes),
 //! nor O_PATH descriptors. The read-only mount and the filters restrict those.
@@ -47,6 +47,7 @@ impl Rules {
         let handled =
             if opens { all } else { all & !(AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate) };
         let rows = table::rows(plan.reach, plan.facilities);
+        let rows = rows.filter(|_row| plan.share.is_some());
         let granted = rows.filter_map(|row| right(row.name)).fold(BitFlags::empty(), |all, one| all | one);
         Self { handled, granted: granted & handled, opens }
     }
@@ -77,7 +78,7 @@ impl Rules {
     }
 
     /// Enforces the rules on a thread that then ends. Returns how far the host has enforced them.
-    pub(super) fn try_out(&self, share: BorrowedFd<'_>) -> Result<LandlockStatus, String> {
+    pub(super) fn try_out(&self, share: Option<BorrowedFd<'_>>) -> Result<LandlockStatus, String> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("landlock-trial".to_owned());
             let trial = thread
@@ -89,13 +90,13 @@ impl Rules {
     }
 
     /// Enforces the rules on the calling thread, and on those that it starts.
-    pub(super) fn enforce(&self, share: BorrowedFd<'_>) -> Result<LandlockStatus, RulesetError> {
+    pub(super) fn enforce(&self, share: Option<BorrowedFd<'_>>) -> Result<LandlockStatus, RulesetError> {
         let mut rules = Ruleset::default()
             .handle_access(self.handled)?
             .handle_access(AccessNet::from_all(NEWEST))?
             .scope(Scope::from_all(NEWEST))?
             .create()?;
-        if !self.granted.is_empty() {
+        if let Some(share) = share.filter(|_share| !self.granted.is_empty()) {
             rules = rules.add_rule(PathBeneath::new(share, self.granted))?;
         }
         let status = rules.restrict_self()?;

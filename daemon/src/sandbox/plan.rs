@@ -29,8 +29,9 @@ pub struct Plan {
     pub isolation: Isolation,
     /// The ids of the user namespace.
     pub id_maps: IdMaps,
-    /// The shared directory.
-    pub share: PathBuf,
+    /// The shared directory. `None`: the process needs no file by name, so its root directory is
+    /// empty.
+    pub share: Option<PathBuf>,
     /// The rights that the policy grants anywhere.
     pub reach: Access,
     /// No file of the share may be changed.

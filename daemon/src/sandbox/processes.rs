@@ -42,7 +42,7 @@ pub struct Inside {
 /// The serving process after its rights are given up, except those that its threads give up.
 #[derive(Debug)]
 pub struct Confined {
-    /// The share and `/proc/self/fd`.
+    /// The share, if there is one, and `/proc/self/fd`.
     pub places: HostPlaces,
     /// The setup of each thread before it serves.
     pub threads: ThreadSetup,
@@ -63,7 +63,7 @@ impl Confined {
 }
 
 impl Plan {
-    /// Checks that the shared directory exists.
+    /// Checks that the shared directory exists, if there is one.
     ///
     /// # Errors
     /// [`SandboxError::Share`].
@@ -149,7 +149,7 @@ impl Inside {
         if plan.builds(Layers::LANDLOCK) {
             // In a mount namespace, a mount begins at the share.
             let rules = Rules::new(&plan, plan.isolation == Isolation::Namespace);
-            let status = rules.enforce(places.root.as_fd());
+            let status = rules.enforce(places.share.as_ref().map(OwnedFd::as_fd));
             let status = status.map_err(|error| SandboxError::Landlock(error.to_string()))?;
             missing.extend(rules.missing(status));
         }

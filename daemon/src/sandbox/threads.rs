@@ -9,7 +9,7 @@ use super::plan::Plan;
 use super::privileges;
 use super::processes::Confined;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 impl Plan {
     /// Gives up the rights that the process does not need, and returns the setup with which each
@@ -23,16 +23,20 @@ impl Plan {
         privileges::drop_rights(self, &mut missing, true)?;
         let places = namespaces::in_place(self)?;
         let rules = self.builds(Layers::LANDLOCK).then(|| Rules::new(self, false));
-        let lost = |source| SandboxError::Share { path: self.share.clone(), source };
-        let share = places.root.try_clone().map_err(lost)?;
+        let lost = |source| SandboxError::Share { path: self.share.clone().unwrap_or_default(), source };
+        let share = places.share.as_ref().map(OwnedFd::try_clone).transpose().map_err(lost)?;
         if let Some(rules) = &rules {
-            missing.extend(rules.missing(rules.try_out(share.as_fd()).map_err(SandboxError::Landlock)?));
+            missing.extend(
+                rules.missing(
+                    rules.try_out(share.as_ref().map(OwnedFd::as_fd)).map_err(SandboxError::Landlock)?,
+                ),
+            );
         }
         self.check(&missing)?;
         let filters = self.filters()?;
         Confined::new(places, missing, move |kind| {
             if let Some(rules) = &rules {
-                rules.enforce(share.as_fd()).map_err(io::Error::other)?;
+                rules.enforce(share.as_ref().map(OwnedFd::as_fd)).map_err(io::Error::other)?;
             }
             filters.install(kind)
         })

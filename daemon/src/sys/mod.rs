@@ -5,6 +5,7 @@
 //! before the first request, or once when a thread or a connection starts or ends.
 
 pub(crate) mod descriptors;
+pub(crate) mod fault_copy;
 #[cfg_attr(not(feature = "test-utils"), expect(unreachable_pub, reason = "public only with the feature"))]
 pub(crate) mod inode_handle;
 pub(crate) mod memory;

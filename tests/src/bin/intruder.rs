@@ -128,7 +128,7 @@ fn run(words: &[String]) -> Result<String, Failure> {
     let plan = Plan {
         isolation: request.isolation,
         id_maps: IdMaps::default(),
-        share: request.share.clone(),
+        share: Some(request.share.clone()),
         reach: request.profile.granted(),
         read_only: Policy::of(request.profile).is_read_only(),
         facilities,
@@ -152,9 +152,8 @@ fn run(words: &[String]) -> Result<String, Failure> {
         Side::Inside(inside) => inside,
     };
     let Confined { places, threads, .. } = inside.confine()?;
-    let known =
-        Known { parent, handle, root: places.root.try_clone()?, proc_fds: places.proc_fds.try_clone()? };
-    let (root, proc_fds) = (places.root, places.proc_fds);
+    let (root, proc_fds) = (places.share.ok_or("no shared directory")?, places.proc_fds);
+    let known = Known { parent, handle, root: root.try_clone()?, proc_fds: proc_fds.try_clone()? };
     let as_users = facilities.contains(Facilities::IDENTITY);
     let surroundings = Surroundings { root, proc_fds, as_users, threads: threads.clone() };
     let inode_handles = if request.handles { InodeHandles::Prefer } else { InodeHandles::Never };

@@ -45,12 +45,13 @@ const VALUES: [&str; 3] = ["std::time::Duration", "std::io::Write", "std::io::Er
 
 /// Module of the daemon, and the modules with a row that it may name. A module without a row is a
 /// leaf: every module may name it, and it may name only leaves.
-const MODULES: [(&str, &[&str]); 7] = [
-    ("cli", &["sandbox", "transport", "session", "window", "passthrough", "filesystem"]),
+const MODULES: [(&str, &[&str]); 8] = [
+    ("cli", &["sandbox", "transport", "session", "window", "passthrough", "prepared", "filesystem"]),
     ("transport", &["session", "window"]),
     ("session", &["window", "filesystem"]),
     ("window", &["filesystem"]),
     ("passthrough", &["filesystem"]),
+    ("prepared", &["filesystem"]),
     ("filesystem", &[]),
     ("sandbox", &[]),
 ];
@@ -60,8 +61,9 @@ const MODULES: [(&str, &[&str]); 7] = [
 const SEAMS: [(&str, &str); 1] = [("transport", "crate::filesystem::FileSystem")];
 
 /// Crates that a module of the daemon must not name.
-const MODULE_CRATES: [(&str, &[&str]); 3] = [
+const MODULE_CRATES: [(&str, &[&str]); 4] = [
     ("passthrough", &["pinhole_dax_cache", "vhost", "vhost_user_backend", "virtio_queue"]),
+    ("prepared", &["pinhole_dax_cache", "vhost", "vhost_user_backend", "virtio_queue"]),
     ("session", &["vhost", "vhost_user_backend", "virtio_queue", "vm_memory"]),
     ("sandbox", &["pinhole_protocol", "pinhole_dax_cache"]),
 ];

@@ -1,6 +1,6 @@
 //! GETATTR, SETATTR, STATX, ACCESS, STATFS, READLINK.
 
-use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
+use crate::filesystem::{Answer, Call, Caller, Pace, Paced, permits};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::FileRef;
 use crate::passthrough::identity::checked_id;
@@ -9,7 +9,7 @@ use crate::passthrough::ops::open::{lease_flags, or_leased};
 use crate::passthrough::resolve::{self, Stat, errno};
 use pinhole_protocol::{self as protocol, AccessMask, Attr, Errno, Handle, SetAttr, SetTime, Statfs, Statx};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    AtFlags, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
 use rustix::path::DecInt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -186,29 +186,6 @@ impl Passthrough {
     }
 }
 
-/// Returns whether the mode of a file grants the caller an access. It ignores access control lists:
-/// a Linux guest decides by itself (`default_permissions`) and never sends ACCESS. Asking the host
-/// as the caller would need one more system call in every filter.
-fn permits(attr: &Attr, caller: &Caller<'_>, wanted: AccessMask) -> bool {
-    let grants = |class: u32| AccessMask::from_bits_truncate(class).contains(wanted);
-    let Some(uid) = caller.known_uid() else {
-        // A caller without an id has the access that every class has.
-        return grants(attr.mode >> 6 & attr.mode >> 3 & attr.mode);
-    };
-    if uid == 0 {
-        let is_directory = FileType::from_raw_mode(attr.mode) == FileType::Directory;
-        return !wanted.contains(AccessMask::EXECUTE) || attr.mode & 0o111 != 0 || is_directory;
-    }
-    let mut groups = caller.groups.clone().into_iter().flatten();
-    grants(if attr.uid == uid {
-        attr.mode >> 6
-    } else if caller.known_gid() == Some(attr.gid) || groups.any(|group| group == attr.gid) {
-        attr.mode >> 3
-    } else {
-        attr.mode
-    })
-}
-
 /// Returns a time for `utimensat(2)`.
 fn timespec(time: Option<SetTime>) -> Answer<Timespec> {
     Ok(match time {
@@ -219,39 +196,4 @@ fn timespec(time: Option<SetTime>) -> Answer<Timespec> {
         Some(SetTime::At(time)) if time.nanoseconds > 999_999_999 => return Err(Errno::EINVAL),
         Some(SetTime::At(time)) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const READ: AccessMask = AccessMask::READ;
-    const WRITE: AccessMask = AccessMask::WRITE;
-    const EXECUTE: AccessMask = AccessMask::EXECUTE;
-
-    #[test]
-    fn access_depends_on_class_and_root_needs_an_execute_bit() {
-        let attr = |mode| Attr { mode, uid: 1, gid: 2, ..Attr::default() };
-        let caller = |uid, gid| Caller { uid, gid, groups: None, pid: 1 };
-        assert!(permits(&attr(0o100_640), &caller(1, 9), READ | WRITE));
-        assert!(permits(&attr(0o100_640), &caller(9, 2), READ));
-        assert!(!permits(&attr(0o100_640), &caller(9, 2), WRITE));
-        assert!(!permits(&attr(0o100_640), &caller(9, 9), READ));
-        // The owner's class applies to the owner, even if another class would grant more.
-        assert!(!permits(&attr(0o100_066), &caller(1, 2), READ));
-        assert!(permits(&attr(0o100_000), &caller(0, 0), READ | WRITE));
-        assert!(!permits(&attr(0o100_644), &caller(0, 0), EXECUTE));
-        assert!(permits(&attr(0o040_000), &caller(0, 0), EXECUTE));
-    }
-
-    #[test]
-    fn unknown_caller_has_access_that_every_class_has() {
-        let unknown = Caller { uid: u32::MAX, gid: u32::MAX, groups: None, pid: 1 };
-        // A file without an owner is not owned by a caller without an id.
-        let attr = |mode| Attr { mode, uid: u32::MAX, gid: u32::MAX, ..Attr::default() };
-        assert!(permits(&attr(0o100_755), &unknown, READ | EXECUTE));
-        for mode in [0o100_722, 0o100_070, 0o100_007] {
-            assert!(!permits(&attr(mode), &unknown, READ), "{mode:o}");
-        }
-    }
 }
