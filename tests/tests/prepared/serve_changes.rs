@@ -26,7 +26,8 @@ fn truncated_image_is_an_error_and_not_a_crash() {
     let folder = ImageFolder::new(0);
     for len in [0, BLOCK as u64, 100] {
         fs::write(folder.image(), image(0)).unwrap();
-        let mut guest = Guest::of(&folder, &[]);
+        // The filter of the profile rootfs has no call that ends a signal handler.
+        let mut guest = Guest::of(&folder, &["--seccomp", "log"]);
         let file = guest.node("file");
         File::options().write(true).open(folder.image()).unwrap().set_len(len).unwrap();
         // The next request may come before the report of the change.
