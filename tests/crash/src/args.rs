@@ -9,6 +9,8 @@ use pinhole_tests::disk_faults::FileSystem;
 
 use crate::disk::states::Bounds;
 use crate::drive::subject::{Subject, Tested};
+use crate::generate::chance;
+use crate::generate::sequences::{self, Selection, Shard};
 use crate::program::Program;
 
 /// Options of `cargo xtask crash`. Without a subject, `pinhole` is tested in its cache modes.
@@ -32,6 +34,27 @@ pub(crate) struct CrashArguments {
     /// Play this program: operations separated by `;`, after those of the setup and the word `run`
     #[arg(long, value_name = "TEXT", help_heading = "Programs")]
     pub(crate) program: Vec<Program>,
+    /// Play all programs of so many operations
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2), help_heading = "Programs")]
+    pub(crate) depth: Option<u8>,
+    /// Play only part I of N parts of them
+    #[arg(
+        long,
+        value_name = "I/N",
+        default_value = "1/1",
+        hide_default_value = true,
+        help_heading = "Programs"
+    )]
+    pub(crate) shard: Shard,
+    /// Play only so many of them, chosen by --seed
+    #[arg(long, value_name = "N", help_heading = "Programs")]
+    pub(crate) sample: Option<usize>,
+    /// Play so many random programs
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Programs")]
+    pub(crate) random: usize,
+    /// Number of operations of a random program
+    #[arg(long, value_name = "N", default_value_t = 6, help_heading = "Programs")]
+    pub(crate) length: usize,
     /// Largest number of crash states for each program
     #[arg(long, value_name = "N", default_value_t = 12, help_heading = "Bounds")]
     pub(crate) states: usize,
@@ -117,11 +140,22 @@ impl CrashArguments {
         for mode in modes {
             let name = mode.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
             let program = pinhole()?;
-            let command = format!("{} mount {} {{dir}} {{mountpoint}}", program.display(), mode.options());
+            let command =
+                format!("{} mount --xattr {} {{dir}} {{mountpoint}}", program.display(), mode.options());
             let option = format!("--cache={name}");
             subjects.push(Tested::new(&format!("pinhole mount {name}"), &option, Subject::Mount(command)));
         }
         Ok(subjects)
+    }
+
+    /// Returns the programs. Without any option, those of one operation.
+    pub(crate) fn programs(&self) -> Vec<Program> {
+        let mut programs = self.program.clone();
+        let depth = self.depth.or((programs.is_empty() && self.random == 0).then_some(1));
+        let selection = Selection { shard: self.shard, sample: self.sample, seed: self.seed };
+        programs.extend(depth.into_iter().flat_map(|depth| sequences::programs(depth, selection)));
+        programs.extend(chance::programs(self.random, self.length, self.seed));
+        programs
     }
 
     /// Returns the bounds on the crash states of a program.

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `args` | the command line |
 //! | `program` | programs of file operations, and their text |
+//! | `generate` | all short programs, and random ones |
 //! | `drive` | carries them out: natively, or through a server |
 //! | `disk` | records a disk and builds its crash states |
 //! | `record`, `snapshot` | plays programs; reads what a crash state leaves |
@@ -18,6 +19,7 @@ mod args;
 mod disk;
 mod drive;
 mod facts;
+mod generate;
 mod host;
 mod judge;
 mod minimize;
@@ -87,7 +89,7 @@ fn crash(arguments: &CrashArguments) -> Outcome<ExitCode> {
     let plan = suite::Plan {
         kinds: arguments.fs.iter().map(|kind| kind.file_system()).collect(),
         subjects: arguments.subjects()?,
-        programs: arguments.program.clone(),
+        programs: arguments.programs(),
         bounds: arguments.bounds(),
         threads: arguments.threads(),
     };

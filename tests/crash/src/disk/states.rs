@@ -52,6 +52,7 @@ pub(crate) fn states(
     let mut found = Vec::new();
     let mut known = BTreeSet::new();
     let mut add = |state: CrashState| {
+        let state = simplest(log, state);
         if found.len() < bounds.states && known.insert(state.clone()) {
             found.push(state);
         }
@@ -74,6 +75,22 @@ pub(crate) fn states(
     shuffle(&mut partial, bounds.seed);
     partial.into_iter().for_each(add);
     found
+}
+
+/// Returns the form of a state that all states with the same content share, except for the latest
+/// moment: later writes directly after the prefix belong to it, and so do flushes.
+fn simplest(log: &Log, mut state: CrashState) -> CrashState {
+    let directly =
+        state.later.iter().zip(state.prefix.0..).take_while(|(write, next)| *write == next).count();
+    state.later.drain(..directly);
+    state.prefix.0 += directly;
+    if state.later.is_empty() {
+        while log.between(state.prefix, Moment(state.prefix.0 + 1)) == [Entry::Flush] {
+            state.prefix.0 += 1;
+            state.latest = next_flush(log, state.prefix, log.now());
+        }
+    }
+    state
 }
 
 /// Returns at most `count` elements, evenly spread, with the first and the last one.
@@ -163,6 +180,18 @@ mod tests {
             (3, vec![5]),
         ];
         assert_eq!(later, expected);
+    }
+
+    #[test]
+    fn states_with_the_same_content_are_one_state() {
+        let log = log("ab|cd|");
+        let found = states(&log, &(Moment(0)..=Moment(6)), &[Moment(3)], Bounds { states: 99, seed: 0 });
+        let contents: Vec<_> = found.iter().map(|state| (state.prefix.0, state.later.clone())).collect();
+        let expected =
+            [(3, vec![]), (6, vec![]), (0, vec![]), (1, vec![]), (4, vec![]), (0, vec![1]), (3, vec![4])];
+        assert_eq!(contents.len(), expected.len());
+        assert!(expected.iter().all(|state| contents.contains(state)), "{contents:?}");
+        assert!(found.iter().all(|state| state.latest.0 >= state.prefix.0), "{found:?}");
     }
 
     #[test]
