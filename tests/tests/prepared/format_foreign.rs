@@ -10,16 +10,23 @@ use crate::facts;
 use crate::kernel_mount::{KernelMount, check, make};
 use crate::random_tree::{Purpose, RandomTree};
 
-/// Compares the reader's view of an image with the kernel's. `data_file` is the extra device.
-fn compare(image: &Path, data_file: Option<&Path>, folder: &Path) {
-    let data_files: Vec<PathBuf> = data_file.iter().map(|file| file.to_path_buf()).collect();
+/// Compares the reader's view of an image with the kernel's.
+fn compare(image: &Path, data_files: &[PathBuf], folder: &Path) {
     let data: Vec<Vec<u8>> = data_files.iter().map(|file| fs::read(file).unwrap()).collect();
     let lengths: Vec<_> = data.iter().map(|bytes| bytes.len() as u64).collect();
     let bytes = fs::read(image).unwrap();
     let found = facts::of_image(&Image::open(bytes.as_slice(), &lengths).unwrap(), &data).unwrap();
-    let mounted = KernelMount::new(image, &data_files, folder.join("mnt")).unwrap();
+    let mounted = KernelMount::new(image, data_files, folder.join("mnt")).unwrap();
     facts::assert_equal(&found, &facts::of_mount(mounted.folder()).unwrap());
-    check(image, &data_files).unwrap();
+    check(image, data_files).unwrap();
+}
+
+/// Makes a folder of random files.
+fn random_files(seed: u64, folder: &Path) -> PathBuf {
+    let source = folder.join(format!("source{seed}"));
+    fs::create_dir(&source).unwrap();
+    RandomTree::new(seed, Purpose::Files).make_files(&source).unwrap();
+    source
 }
 
 /// Makes an image of random files with each list of arguments, and compares it.
@@ -27,17 +34,16 @@ fn compare_all(with_data_file: bool, forms: &[&[&str]]) {
     let folder = tempfile::tempdir().unwrap();
     for (seed, form) in (20..).zip(forms) {
         println!("seed {seed}, mkfs.erofs {form:?}");
-        let source = folder.path().join(format!("source{seed}"));
-        fs::create_dir(&source).unwrap();
-        RandomTree::new(seed, Purpose::Files).make_files(&source).unwrap();
+        let source = random_files(seed, folder.path());
         let image = folder.path().join(format!("image{seed}"));
         let data = folder.path().join(format!("data{seed}"));
         let mut arguments: Vec<String> = form.iter().map(|argument| (*argument).to_owned()).collect();
         if with_data_file {
             arguments.push(format!("--blobdev={}", data.display()));
         }
-        make(&image, &arguments, &source).unwrap();
-        compare(&image, with_data_file.then_some(&data), folder.path());
+        make(&image, &arguments, &[source]).unwrap();
+        let data_files = if with_data_file { vec![data] } else { Vec::new() };
+        compare(&image, &data_files, folder.path());
     }
 }
 
@@ -52,6 +58,7 @@ fn images_with_all_data_inside_are_read() {
             &["-Eforce-inode-extended"],
             &["--chunksize=4096"],
             &["--chunksize=65536"],
+            &["-Ededupe"],
             &["-T1000000000", "--all-time"],
             &["-E48bit"],
             &["-E48bit", "-T1", "--all-time"],
@@ -93,6 +100,22 @@ fn images_with_every_form_of_attributes_are_read() {
 }
 
 #[test]
+fn merged_images_of_layers_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let forms: [&[&str]; 3] =
+        [&["-Enoinline_data"], &["--chunksize=4096", "-Enoinline_data"], &["-Enoinline_data"]];
+    let mut layers = Vec::new();
+    for (seed, form) in (40..).zip(forms) {
+        let layer = folder.path().join(format!("layer{seed}"));
+        make(&layer, form, &[random_files(seed, folder.path())]).unwrap();
+        layers.push(layer);
+    }
+    let image = folder.path().join("merged");
+    make(&image, &["-Enoinline_data"], &layers).unwrap();
+    compare(&image, &layers, folder.path());
+}
+
+#[test]
 fn unsupported_images_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("source");
@@ -110,7 +133,7 @@ fn unsupported_images_are_refused_by_name() {
     ];
     for (form, refused) in forms {
         let image = folder.path().join("image");
-        make(&image, form, &source).unwrap();
+        make(&image, form, std::slice::from_ref(&source)).unwrap();
         let bytes = fs::read(&image).unwrap();
         assert_eq!(Image::open(bytes.as_slice(), &[]).unwrap_err(), OpenError::Refused(refused), "{form:?}");
     }

@@ -14,10 +14,10 @@ use pinhole_tests::disk_faults::{fetched_program, leave_the_hosts_mounts};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// Makes an image with `mkfs.erofs`.
-pub(crate) fn make(image: &Path, arguments: &[impl AsRef<OsStr>], source: &Path) -> io::Result<()> {
+/// Makes an image of a folder, or of several images, with `mkfs.erofs`.
+pub(crate) fn make(image: &Path, arguments: &[impl AsRef<OsStr>], sources: &[PathBuf]) -> io::Result<()> {
     let mut command = fetched_program("usr/bin/mkfs.erofs")?;
-    run(command.arg("--quiet").args(arguments).arg(image).arg(source))
+    run(command.arg("--quiet").args(arguments).arg(image).args(sources))
 }
 
 /// Checks an image with `fsck.erofs`.
