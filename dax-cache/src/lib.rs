@@ -32,12 +32,13 @@
 //!   mapping, which QEMU cannot do. After the error, the guest knows that its mappings are
 //!   unchanged. Linux never sends such a request.
 //! - **No mapping to remove**: success, as in all other servers. An entry that is empty or outside
-//!   the window is EINVAL. No special length means the whole window. Such a length existed only in
-//!   a message between an old virtiofsd and QEMU, never in FUSE.
+//!   the window is EINVAL. No length stands for the whole window. An old virtiofsd could send QEMU
+//!   such a length, but FUSE never had one.
 //! - **A failed unmap** leaves the range taken, because the front-end may still have the mapping.
 //!   The range counts against the budget and never satisfies a request. Another mapping is recorded
 //!   over it only if the front-end has accepted exactly the same range and is known to refuse or
-//!   replace existing mappings ([`Overlap`]). That shows that the old mapping is gone.
+//!   replace existing mappings ([`Overlap`]). In both cases the acceptance shows that the old
+//!   mapping is gone.
 //! - **Several entries**: all are checked before the first is removed. After that, a failure does
 //!   not stop the removal of the others, because Linux regards all as removed in any case.
 //!

@@ -395,7 +395,7 @@ impl Mappings {
         }
         let failed = plan.unmap_refused || plan.map_refused;
         match plan.map.take() {
-            Some(mapping) if self.is_free_for(mapping.range()) => self.send(Action::Map(mapping)),
+            Some(mapping) if self.would_be_only_mapping(mapping.range()) => self.send(Action::Map(mapping)),
             Some(_) => self.finish(Err(DaxError::Refused)),
             None => self.finish(if failed { Err(DaxError::Refused) } else { Ok(()) }),
         }
@@ -415,9 +415,13 @@ impl Mappings {
         Next::Finished(result)
     }
 
-    /// Returns whether a mapping of this range, if the front-end accepts it, is the only one in the
-    /// range.
-    fn is_free_for(&self, range: WindowRange) -> bool {
+    /// Returns whether a new mapping of this range would be the only one in it, once the front-end
+    /// has accepted the new mapping.
+    ///
+    /// This is certain if the table has no entry in the range. It is also certain if the table has
+    /// one entry, of exactly this range, and the front-end is known to refuse or replace existing
+    /// mappings ([`Overlap`]).
+    fn would_be_only_mapping(&self, range: WindowRange) -> bool {
         let mut taken = self.table.overlapping(range);
         match (taken.next(), taken.next()) {
             (None, _) => true,
@@ -432,7 +436,7 @@ impl Mappings {
         partial.map_or(Ok(()), |taken| Err(DaxError::Partial { offset: taken.offset(), len: taken.len() }))
     }
 
-    /// Marks the entries that start where these ranges start as doubtful.
+    /// Sets the state of the entries with these ranges to doubtful.
     fn mark_doubtful(&mut self, ranges: &[WindowRange]) {
         for range in ranges {
             self.table.mark_doubtful(*range);

@@ -120,7 +120,8 @@ impl Table {
         }
     }
 
-    /// Marks the entry that starts where this range starts as doubtful.
+    /// Sets the state of the entry with this range to doubtful. The entry is found by the start of
+    /// the range.
     pub(crate) fn mark_doubtful(&mut self, range: WindowRange) {
         if let Some(entry) = self.entries.get_mut(&range.offset()) {
             entry.state = State::Doubtful;

@@ -81,7 +81,8 @@ pub fn decode_body(operation: &Operation<'_>, body: &[u8]) -> ReplyBody {
 /// | reply | parts that must be equal |
 /// |---|---|
 /// | `Bytes`, `Count` | all |
-/// | `Attr`, `Entry`, `Created` | mode and owner; except for directories, size and link count |
+/// | `Attr`, `Entry`, `Created` of a directory | mode, owner, group |
+/// | `Attr`, `Entry`, `Created` of any other file | mode, owner, group, size, link count |
 /// | `Statx` | mode |
 /// | any other | none, because the host decides the content |
 pub fn agree(subject: &Outcome, model: &Outcome) -> bool {
@@ -100,8 +101,8 @@ pub fn agree(subject: &Outcome, model: &Outcome) -> bool {
     }
 }
 
-/// Returns whether two files have the same mode and owner and, except for directories, the same
-/// size and link count.
+/// Returns whether two files have the same mode, owner and group. Two files that are not
+/// directories must also have the same size and link count.
 fn same_attributes(one: &Attr, other: &Attr) -> bool {
     let directory = one.mode & 0o170_000 == 0o040_000;
     let same_size = directory || (one.size == other.size && one.nlink == other.nlink);

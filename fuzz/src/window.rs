@@ -27,8 +27,10 @@ pub struct Script {
 pub const SETUP: u8 = 0;
 /// Record kind: SETUPMAPPING. `foffset`, `moffset` and `len` follow.
 pub const RAW_SETUP: u8 = 1;
-/// Record kind: REMOVEMAPPING with small numbers. Further entries of four bytes follow. Their count
-/// is the length byte modulo 8.
+/// Record kind: REMOVEMAPPING with small numbers. The record has the first entry: its window
+/// offset, and its length in the byte for the file offset. Further entries follow, as many as the
+/// length byte modulo 8. Each has four bytes: window offset (two bytes), length, and one unused
+/// byte.
 pub const REMOVE: u8 = 2;
 /// Record kind: REMOVEMAPPING. `moffset` and `len` of one entry follow.
 pub const RAW_REMOVE: u8 = 3;
@@ -38,7 +40,8 @@ pub const DROP_NODE: u8 = 4;
 pub const CLEAR: u8 = 5;
 /// Record kind: resets the device.
 pub const RESET: u8 = 6;
-/// Record kind: sets the length of a node's file.
+/// Record kind: sets the length of a node's file. The new length is the sum of three numbers: 16
+/// times the file offset, the length, and the low byte of the window offset as a number of bytes.
 pub const RESIZE: u8 = 7;
 /// Number of record kinds.
 const KINDS: u8 = 8;
@@ -77,7 +80,7 @@ impl Script {
         let geometry = Geometry::new(SLOT_LEN << (shape >> 7), shift).ok()?;
         let mut commands = Vec::new();
         while commands.len() < COMMANDS_MAX
-            && let Some(command) = command(geometry.alignment(), &mut rest)
+            && let Some(command) = decode_command(geometry.alignment(), &mut rest)
         {
             commands.push(command);
         }
@@ -87,8 +90,11 @@ impl Script {
 }
 
 /// Decodes a record. Its bytes are: kind, node and [`WRITABLE`], file offset, window offset (two
-/// bytes), length, faults, interruption.
-fn command(unit: u64, rest: &mut &[u8]) -> Option<Command> {
+/// bytes), length, faults, interruption. Offsets and length count units of `unit` bytes.
+///
+/// A reset interrupts the command if the lowest and the highest bit of the interruption byte are
+/// set. Bits 1 and 2 are then [`Interruption::steps`], and bit 6 is [`Interruption::late`].
+fn decode_command(unit: u64, rest: &mut &[u8]) -> Option<Command> {
     let [kind, node, file, low, high, len, faults, interruption] = take(rest)?;
     let writable = node & WRITABLE != 0;
     let node = u64::from(node & 3);

@@ -360,7 +360,7 @@ impl Builder {
         self.closure(after)
     }
 
-    /// Adds the position after each `**`, because `**` also matches no component.
+    /// Adds the position after each `**`, because `**` may match zero components.
     fn closure(&self, mut set: BTreeSet<Position>) -> BTreeSet<Position> {
         let is_before_any_depth = |(rule, at): &Position| {
             matches!(self.steps.get(*rule).and_then(|steps| steps.get(*at)), Some(Step::AnyDepth))

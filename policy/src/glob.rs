@@ -253,9 +253,12 @@ impl Component {
         bits().nth(self.items.len()).is_some_and(|end| at & end != 0)
     }
 
-    /// Adds to `into` the first symbol of each range in which the component treats all symbols
-    /// alike.
-    pub(crate) fn boundaries(&self, into: &mut impl Extend<u32>) {
+    /// Adds the symbols at which a new range of symbols begins. At each position of its pattern,
+    /// the component matches either all symbols of a range or none.
+    ///
+    /// These are, for each literal character and for each range of a class, the first symbol and
+    /// the first symbol after the last.
+    pub(crate) fn add_range_boundaries(&self, into: &mut impl Extend<u32>) {
         for item in &self.items {
             match item {
                 Item::Star | Item::One => {}
@@ -267,7 +270,7 @@ impl Component {
         }
     }
 
-    /// Adds the position after each star, because a star also matches no character.
+    /// Adds the position after each star, because a star may match zero characters.
     fn closure(&self, mut at: u64) -> u64 {
         for (bit, item) in bits().zip(&self.items) {
             if *item == Item::Star && at & bit != 0 {

@@ -144,7 +144,7 @@ fn symbols<'c>(components: impl Iterator<Item = &'c Component>) -> Vec<Symbol> {
     const SLASH: u32 = 0x2f;
     let mut boundaries = BTreeSet::from([NUL, NUL + 1, SLASH, SLASH + 1]);
     for component in components {
-        component.boundaries(&mut boundaries);
+        component.add_range_boundaries(&mut boundaries);
     }
     boundaries.into_iter().filter(|first| *first != NUL && *first != SLASH).map(Symbol::of).collect()
 }

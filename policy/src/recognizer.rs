@@ -55,7 +55,7 @@ impl Recognizer {
     ) -> Result<Self, TooMany> {
         let mut boundaries = BTreeSet::new();
         for (_, component) in wildcards {
-            component.boundaries(&mut boundaries);
+            component.add_range_boundaries(&mut boundaries);
         }
         boundaries.remove(&0);
         let symbols: Vec<Symbol> =

@@ -251,7 +251,8 @@ impl Daemon {
     }
 
     /// Starts the daemon, measures the time from before the start until its ready line, and ends
-    /// it. Only a pipe lies between the two measurements.
+    /// it. The ready line comes through a pipe: [`Daemon::start`] polls a log file, which would add
+    /// to the time.
     ///
     /// # Errors
     /// As [`Daemon::start`].

@@ -26,15 +26,16 @@ pub(crate) struct FuzzArguments {
     seed: u32,
     /// Run only this target
     target: Option<String>,
-    /// Whether to start from an empty corpus and to stop after a fixed number of inputs.
+    /// Whether this is the check `fuzz` of `cargo xtask test`. Such a run starts from the seeds
+    /// alone, without the inputs that earlier runs found. It stops after a fixed number of inputs.
     #[arg(skip)]
     as_check: bool,
 }
 
 impl FuzzArguments {
     /// Returns the arguments of the check `fuzz` in `cargo xtask test`: every target, a fixed seed,
-    /// an empty corpus, and the same number of inputs on every host. So a faster host finds no
-    /// fault that a slower host misses.
+    /// no inputs from earlier runs, and the same number of inputs on every host. So a faster host
+    /// finds no fault that a slower host misses.
     pub(crate) fn as_check() -> Self {
         Self { seconds: TEST_SECONDS_MAX, seed: TEST_SEED, target: None, as_check: true }
     }

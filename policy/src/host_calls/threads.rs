@@ -22,9 +22,9 @@ const WITHOUT_LIMIT: Condition = long(3, Test::Is(0), "without a time limit");
 
 /// The calls that threads need for themselves.
 ///
-/// Queue threads of a VM read no clock and have no wait that an interruption continues. The thread
-/// `relay` tells them the time and writes their log lines, `epoll_pwait` limits their pauses, and
-/// the control threads unmap guest memory.
+/// Queue threads of a VM read no clock: the thread `relay` tells them the time and writes their log
+/// lines. They need no `restart_syscall`: their only wait with a time limit is `epoll_pwait`, which
+/// the kernel does not continue by that call. Control threads unmap guest memory for them.
 pub(super) const ROWS: &[CallRow] = &[
     // Threads and memory.
     row(
@@ -100,7 +100,7 @@ pub(super) const ROWS: &[CallRow] = &[
         QUEUE,
         DEV_FUSE,
         &[],
-        "continue a pause after an interruption: while limits slow the guest down",
+        "continue an interrupted pause while limits slow the guest down",
     ),
     row("close", ALL, ALWAYS, &[], "close what the guest no longer uses"),
     row(
@@ -135,7 +135,7 @@ pub(super) const ROWS: &[CallRow] = &[
     ),
     row("read", QUEUE, DEV_FUSE, &[], "take a request from /dev/fuse"),
     row("writev", SERVING, DEV_FUSE, &[], "reply on /dev/fuse"),
-    // The end of a thread. Queue threads never end; they wait for the next connection.
+    // The end of a thread. Queue threads of a VM never end: they wait for the next connection.
     row("rt_sigprocmask", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
     row("sigaltstack", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
     row("exit", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
@@ -183,7 +183,7 @@ pub(super) const ROWS: &[CallRow] = &[
     row("umask", CONTROL, ALWAYS, &[], "set the umask of a thread"),
     row("fchdir", CONTROL, ALWAYS, &[], "set the working directory of a thread"),
     // The connection.
-    row("ppoll", CONTROL, ALWAYS, &[], "wait for a connection, a signal or a request for a thread"),
+    row("ppoll", CONTROL, ALWAYS, &[], "wait for a connection, a signal or a request to start a thread"),
     row("accept4", CONTROL, ALWAYS, &[], "accept a connection"),
     row("recvmsg", CONTROL, ALWAYS, &[], "receive messages of the front-end"),
     row(

@@ -231,7 +231,8 @@ impl Window {
     /// Does the VMM's part of a device reset: removes all mappings, if its rules say so.
     ///
     /// # Errors
-    /// Fails if the daemon does not forget the memory.
+    /// Fails if the daemon refuses the message that a mapping is no longer guest memory
+    /// (`REM_MEM_REG`).
     pub fn reset(&self) -> Result<(), FrontendError> {
         if !self.shared.rules.drops_on_reset {
             return Ok(());
@@ -272,9 +273,10 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        // Ignore the result: a message that has not arrived by now is not expected, and the
-        // connection may already be closed.
+        // Drop this copy of the connection, so that the connection closes together with the
+        // front-end.
         drop(self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // Ignore the result: the back channel may already be closed.
         self.channel.shutdown(Shutdown::Both).unwrap_or_default();
         self.reply_normally();
         if let Some(server) = self.server.take() {
@@ -299,7 +301,7 @@ mod tests {
     /// Returns a window, and a back channel on which the test sends messages as a daemon would.
     fn scripted(rules: Rules) -> (Window, Backend) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        // This window has no connection for messages about memory.
+        // This window has no connection on which it could send `ADD_MEM_REG` and `REM_MEM_REG`.
         let rules = Rules { announces_memory: false, ..rules };
         let window = Window::over(ours, 4 * SLOT, rules, None).unwrap();
         let daemon = Backend::from_stream(theirs);
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn mapping_window_maps_every_range_with_the_requested_rights() {
+    fn crosvm_rules_replace_mappings_and_grant_only_the_requested_rights() {
         let (window, daemon) = scripted(Rules::mapping());
         let short = file(10);
         daemon.shmem_map(&range(0, 2 * SLOT, 0), &read_only(&short)).unwrap();
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn greedy_window_gives_only_the_rights_of_the_descriptor() {
+    fn greedy_mapping_is_writable_exactly_if_its_descriptor_is() {
         let (window, daemon) = scripted(Rules::greedy());
         let shared = file(SLOT);
         daemon.shmem_map(&range(0, SLOT, 0), &read_only(&shared)).unwrap();

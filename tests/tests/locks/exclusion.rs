@@ -83,7 +83,8 @@ fn flock_excludes_other_handles_other_guests_and_host_processes() {
 fn unlock_without_a_lock_makes_no_forbidden_call() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
-    // This policy grants no operation that needs the host call for the name of a locked file.
+    // Before the daemon locks a file, it reads the file's name by readlinkat. This policy grants
+    // neither `lock` nor `readlink`, which both permit that call.
     fs::write(&policy, "profile = \"rootfs\"\ndeny = [\"readlink\"]\n").unwrap();
     let policy = policy.to_str().unwrap();
     for arguments in

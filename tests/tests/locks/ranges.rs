@@ -200,7 +200,9 @@ fn ranges_of_one_file_are_limited() {
     }
     assert_eq!(guest.set(reads, lock(READ, 1, 2 * MOST)).unwrap(), ENOLCK);
     assert_eq!(guest.set(both, lock(WRITE, 2, 2 * MOST)).unwrap(), ENOLCK);
-    // Each range would need its own call, which would hold up the queue for too long.
+    // The owner has its ranges on an open file description for reading. A write lock needs a
+    // description for writing, and each range would have to move there by a call of its own. The
+    // daemon moves at most 64 ranges, so that the queue does not wait for too long.
     assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), ENOLCK);
     assert_eq!(guest.set(reads, Lock::posix(READ, 1, 0, TO_THE_END)).unwrap(), 0);
     let flocks = (0..MOST).map(|_| guest.open("file", 0).unwrap()).collect::<Vec<_>>();

@@ -26,7 +26,7 @@ fn lines(sources: &[Source], crates: &[Crate<'_>]) -> Vec<String> {
     let rust = sources.iter().filter(|source| source.is_rust());
     let largest = rust.map(|source| (source.lines().count(), source.file.as_str())).max();
     lines.extend(largest.map(|(count, file)| format!("Largest file: {file}, {count} lines")));
-    add_cycles(&cycles::find(crates), &mut lines);
+    add_cycle_lines(&cycles::find(crates), &mut lines);
     let repeated = names::repeated(crates);
     lines.push(format!("Type names defined more than once: {}", repeated.len()));
     for repeated in &repeated {
@@ -40,8 +40,10 @@ fn lines(sources: &[Source], crates: &[Crate<'_>]) -> Vec<String> {
     lines
 }
 
-/// Adds the files of each cycle, and its imports with the line of the first one.
-fn add_cycles(cycles: &[cycles::Cycle<'_>], lines: &mut Vec<String>) {
+/// Adds the lines about each import cycle: its files, and one line for each pair of files of which
+/// one imports the other. This line has the place of the first import and the number of further
+/// imports.
+fn add_cycle_lines(cycles: &[cycles::Cycle<'_>], lines: &mut Vec<String>) {
     lines.push(format!("Import cycles: {}", cycles.len()));
     for cycle in cycles {
         lines.push(format!("  {} files:", cycle.files.len()));
@@ -60,7 +62,7 @@ fn add_cycles(cycles: &[cycles::Cycle<'_>], lines: &mut Vec<String>) {
 
 /// Returns the number of lines of product code of each crate and of each module of the daemon.
 fn product_lines(sources: &[Source], crates: &[Crate<'_>]) -> BTreeMap<String, usize> {
-    // A file that only a module for tests declares is in no crate.
+    // `Crate::files` leaves out a file that only modules for tests declare.
     let product: BTreeSet<&str> = crates.iter().flat_map(Crate::files).collect();
     let mut lines = BTreeMap::new();
     for source in sources.iter().filter(|source| product.contains(source.file.as_str())) {

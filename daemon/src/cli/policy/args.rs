@@ -9,10 +9,11 @@ use std::path::PathBuf;
 pub enum PolicyCommand {
     /// Print what a policy grants, and what it needs of the host.
     ///
-    /// Prints each operation with the errno of a denied one, the rules by path and the limits. Then
-    /// prints the needs: system calls by kind of thread, each with the conditions on its arguments
-    /// and the operations that need it; capabilities; Landlock rights. The answer is for a daemon
-    /// of root with the default options and --xattr.
+    /// Prints the granted operations, the denied operations and the error that each of them
+    /// returns, the rules by path, and the limits. Then prints what the policy needs of the host:
+    /// system calls by kind of thread, capabilities and Landlock rights. Each system call is listed
+    /// with the conditions on its arguments and with the operations that need it. The answer is for
+    /// a daemon that root starts with the default options and --xattr.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
     /// Say whether an operation is allowed at a path, and by which rule.
@@ -138,7 +139,7 @@ impl std::fmt::Display for SharePath {
 }
 
 fn parse_path(text: &str) -> Result<SharePath, String> {
-    let below = text.strip_prefix('/').ok_or("a path begins with /: that of the share's root")?;
+    let below = text.strip_prefix('/').ok_or("a path begins with /, the root of the share")?;
     if below.is_empty() {
         return Ok(SharePath(Vec::new()));
     }

@@ -93,12 +93,13 @@ impl Passthrough {
         Ok(Paced::Ready(self.inodes.attr(&node.mount, &stat)))
     }
 
-    /// Returns whether a change of owner drops set-group-id also from a file that its group may not
-    /// execute. It does unless the caller has CAP_FSETID or belongs to the file's group. No request
-    /// names the caller's other groups.
+    /// Returns whether a change of owner must also drop set-group-id from a file that its group may
+    /// not execute. It must, unless the caller has CAP_FSETID or the caller's group is the file's
+    /// group. A SETATTR carries only the main group of the caller, so the other groups do not
+    /// count.
     ///
-    /// The host itself drops set-user-id, and set-group-id together with execution by the group,
-    /// from every file but a directory.
+    /// At a change of owner of anything but a directory, the host itself drops set-user-id. It also
+    /// drops set-group-id then, if the group may execute the file.
     fn drops_plain_set_group_id(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<bool> {
         Ok(!caller.may_have_fsetid() && caller.known_gid() != Some(resolve::stat(fd)?.attr().gid))
     }
@@ -128,7 +129,7 @@ impl Passthrough {
         }
         self.check_size(Some(size))?;
         self.identity.kill_suidgid(wanted.kill_suidgid)?;
-        // The offload pool does no other part of SETATTR.
+        // The offload pool may change the size and the times, but not the mode or the owner.
         let only_cuts = wanted.mode.is_none() && wanted.uid.is_none() && wanted.gid.is_none();
         let later = pace == Pace::Now && only_cuts && self.inodes.frees_much(node, size);
         if let Some(file) = self.open_file(node, wanted.handle).filter(|file| file.writable) {

@@ -195,7 +195,7 @@ fn error_of_an_idle_mount_fails_the_next_syncfs() {
 }
 
 #[test]
-fn covered_mount_is_stale_and_comes_back_with_its_place() {
+fn covered_file_is_stale_until_the_covering_mount_is_removed() {
     let share = Share::new();
     share.tmpfs("data", "below");
     let mut guest = share.guest(&[]);
@@ -273,7 +273,7 @@ const LOOKS: &str = r#"
     "#;
 
 #[test]
-fn host_unmounts_under_real_guest_that_distinguishes_equal_inodes() {
+fn linux_guest_tells_equal_inodes_apart_and_lets_host_unmount() {
     let (share, sources) = share_with_two_equal_inodes();
     share.ext4("idle", "text of idle, ");
     share.tmpfs("dropped", "text of dropped");
