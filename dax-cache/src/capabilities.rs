@@ -10,7 +10,7 @@ use crate::SLOT_LEN;
 ///
 /// Each mapping is a memory region that QEMU reports to every vhost-user device of the VM. These
 /// devices accept about 500 regions, including the guest's own memory. All windows of a VM share
-/// this number; the constant counts one window.
+/// this number, so it holds for a VM with one window.
 pub const QEMU_MAPPINGS_MAX: usize = 479;
 
 /// Maximum number of mappings at a time for a front-end that maps over a reserved range.

@@ -331,7 +331,8 @@ impl Mappings {
             (Action::Unmap(_), Err(Failure::Refused)) => plan.unmap_refused = true,
             (Action::Map(mapping), Ok(())) => {
                 self.table.insert(mapping);
-                // This is the guest's mapping, or the old mapping that is restored instead.
+                // The front-end has made the guest's mapping or, after it refused that one, the old
+                // mapping again.
                 let result = if plan.map_refused { Err(DaxError::Refused) } else { Ok(()) };
                 return self.finish(result);
             }

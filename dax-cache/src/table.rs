@@ -88,7 +88,8 @@ impl Table {
         self.put(Entry { mapping, state: State::Live, older_nodes: Vec::new() });
     }
 
-    /// Records that a range has this mapping, or still that of the entry with the same range.
+    /// Records that a range has this mapping, or still the mapping of an earlier entry with the
+    /// same range.
     ///
     /// The caller guarantees that no other entry overlaps the range.
     pub(crate) fn insert_doubtful(&mut self, mapping: Mapping) {

@@ -1,8 +1,8 @@
 //! Scripts: fuzz inputs as messages whose node ids and file handles refer to earlier replies.
 //!
-//! An input is a sequence of records. A record has two bytes of length, and then a FUSE message
-//! with the data of its WRITE. If the top bit of the record's length is set, the length field of
-//! the message stays as it is. Otherwise that field is corrected.
+//! An input is a sequence of records. A record has two bytes of length, and then a FUSE message.
+//! The data of a WRITE counts as part of the message. If the top bit of the record's length is set,
+//! the length field of the message stays as it is. Otherwise that field is corrected.
 //!
 //! A node id from 1 to 65,535 is an index into the nodes of earlier replies; 1 is the root. A file
 //! handle below 65,536 is an index into the earlier handles. All other values are sent unchanged.
@@ -49,14 +49,15 @@ pub fn record(message: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(message);
 }
 
-/// Splits a message from the data of its WRITE.
+/// Splits a record into the FUSE message and, if that is a WRITE, the data after it.
 pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
     let opcode = message.get(4..8).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")));
     let at = if opcode == Some(OPCODE_WRITE) { WRITE_LEN.min(message.len()) } else { message.len() };
     message.split_at(at)
 }
 
-/// A translation of the node ids and file handles of a script to those of one side.
+/// A translation of the node ids and file handles of a script to those of one side: of the session
+/// under test, or of the model.
 pub trait Ids {
     /// Translates a node id.
     fn node(&self, node: NodeId) -> NodeId;

@@ -212,7 +212,7 @@ impl Explored {
     }
 }
 
-/// The construction of an automaton. Vectors are by rule.
+/// The construction of an automaton. Each vector has one element for each rule.
 struct Builder {
     steps: Vec<Vec<Step>>,
     verdicts: Vec<Verdict>,
@@ -285,8 +285,8 @@ impl Builder {
         }
     }
 
-    /// Records that the guest reaches nothing below a directory under the rule `closing`. All other
-    /// rules of the set could match below it.
+    /// Records that the rule `closing` keeps the guest from reaching anything below a directory.
+    /// All other rules of the set could match below that directory.
     fn record_closed(&mut self, closing: usize, set: Option<&BTreeSet<Position>>) {
         for (rule, _) in set.into_iter().flatten().filter(|(rule, _)| *rule != closing) {
             if let Some(effect) = self.effects.get_mut(*rule) {

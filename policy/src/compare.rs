@@ -15,8 +15,8 @@ pub struct Decision {
     pub standing: Standing,
     /// Errno that the guest gets, or `None` for a success.
     pub errno: Option<&'static str>,
-    /// Directory above the path that the guest can neither find nor make, so that it gets no
-    /// further.
+    /// A directory above the path, if the guest can neither find nor make it. The guest gets no
+    /// further than this directory.
     pub stops_at: Option<String>,
     /// Rule that decides. `None` means that the base set decides.
     pub rule: Option<PathShown>,
@@ -25,7 +25,7 @@ pub struct Decision {
 impl Policy {
     /// Decides a single operation at a path of the share, given by its components.
     ///
-    /// The decision is that for a guest that looks the path up name by name.
+    /// The decision applies to a guest that looks up the path name by name.
     pub fn decide(&self, path: &[&[u8]], access: Access) -> Decision {
         if let Some((above, rule)) = self.stops(path) {
             let errno = Some(Access::LOOKUP.refusal(self.is_read_only()).errno_name());
@@ -138,7 +138,7 @@ impl Surplus {
 }
 
 /// Returns the host calls in ways that only `one` permits, by kind of thread. Inherited ways are
-/// left out: the threads that need them show them.
+/// left out: they are listed for the kind of thread that needs them.
 fn calls(one: &Explanation, other: &Explanation) -> BTreeMap<&'static str, Vec<HostCall>> {
     let mut beyond = BTreeMap::new();
     for (kind, calls) in &one.host_calls {

@@ -13,7 +13,8 @@ use crate::{Access, Facilities};
 pub use row::{CallRow, Condition, Process, Test, Threads, Width};
 
 /// Calls that fail with ENOSYS instead of ending the process. The kernel does not execute them. A
-/// call of a serving thread may be permitted to control threads.
+/// row for serving threads does not apply to control threads, which may be permitted to make the
+/// same call.
 pub const ANSWERED: &[CallRow] = threads::ANSWERED;
 
 /// Returns every row, always in the same order.

@@ -14,8 +14,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// The rule of a place in the share: the decision for the place and, by name, for all paths below.
 ///
 /// [`PathRules`] creates the id, and the daemon stores it with each node. The id is valid as long
-/// as the policy. Two places that were reached by one path each have the same id if they decide
-/// alike, for themselves and for all paths below.
+/// as the policy. If a guest reached each of two places by a single path, the places have the same
+/// id if they decide alike, for themselves and for all paths below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RuleId(u32);
 

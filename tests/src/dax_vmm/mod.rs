@@ -48,7 +48,7 @@ impl std::fmt::Debug for Window {
 /// Connects as [`Frontend::connect_with`] does, with a window that follows `rules`.
 ///
 /// # Errors
-/// Fails if the daemon refuses a message. [`FrontendError::Reply`] if it has no window.
+/// Fails if the daemon refuses a message. [`FrontendError::Reply`] if the daemon has no window.
 pub fn connect(socket: &Path, setup: Setup, rules: Rules) -> Result<(Frontend, Window), FrontendError> {
     let mut guest = Frontend::greet(socket)?;
     let offered = guest.negotiate(setup.features)?;
@@ -193,7 +193,7 @@ impl Window {
         self.state().faults.clone()
     }
 
-    /// Takes messages without a reply, until [`Window::reply_normally`].
+    /// Receives messages and sends no reply, until [`Window::reply_normally`].
     pub fn stop_replying(&self) {
         self.change(|state| state.mode = ReplyMode::Silent);
     }

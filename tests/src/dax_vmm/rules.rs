@@ -1,4 +1,5 @@
-//! Differences between VMMs in their mappings, from their sources and from QEMU 11.1.
+//! Rules by which VMMs map files into a DAX window. They come from the sources of the VMMs and from
+//! the behavior of QEMU 11.1.
 
 /// Reaction of a VMM to a range that is already mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub enum Protection {
     /// An `O_RDONLY` descriptor then cannot be mapped.
     Writable,
     /// Readable and writable if the descriptor allows it, otherwise readable. Such a VMM gives a
-    /// hostile guest every right that it can get.
+    /// hostile guest every right that the descriptor allows.
     AsDescriptor,
 }
 
@@ -69,7 +70,7 @@ impl Rules {
         }
     }
 
-    /// Returns the same rules, with all rights that the descriptor allows.
+    /// Returns the rules of [`Rules::mapping`], but with all rights that the descriptor allows.
     pub const fn greedy() -> Self {
         Self { protection: Protection::AsDescriptor, ..Self::mapping() }
     }

@@ -91,7 +91,8 @@ pub(super) struct Shared {
     pub(super) rules: Rules,
     /// Length of the window in bytes.
     pub(super) len: u64,
-    /// Connection for `ADD_MEM_REG`. It is taken out at the end, so that it closes together with
+    /// Connection for `ADD_MEM_REG` and `REM_MEM_REG`: a copy of the front-end's.
+    /// [`Window`](super::Window) drops it at its end, so that the connection closes together with
     /// the front-end.
     pub(super) connection: Mutex<Option<Connection>>,
 }

@@ -38,7 +38,7 @@ fn two_guests_and_a_host_process_exclude_each_other() {
     let files = [scene.open(0, O_RDWR), scene.open(1, O_RDWR)];
     let here = scene.file();
     assert_eq!(scene.guest(0).set(files[0], write(1, 0, 9)).unwrap(), 0);
-    // The owner has the same number in both guests, but is another owner.
+    // The numbers of the owners are equal, but owners of two guests are never the same.
     assert_eq!(scene.guest(1).set(files[1], write(1, 5, 14)).unwrap(), EAGAIN);
     assert_eq!(fcntl_lock(&here, FlockOperation::NonBlockingLockShared), Err(Errno::AGAIN));
     assert_eq!(scene.guest(0).set(files[0], read(1, 0, 9)).unwrap(), 0);
@@ -196,8 +196,8 @@ fn ranges_merge_split_and_change_kind_through_any_handle() {
         assert_eq!(scene.on_host(), expected, "after {lock:?}");
     };
     set(reads, read(1, 0, 9), &[(false, 0, 9)]);
-    // A range beside the first, one over a part of it, and one over all. The first file handle
-    // would not allow locks for writing.
+    // The next ranges lie beside the first range, over a part of both, and over all. They use the
+    // other file handle, because the first does not allow locks for writing.
     set(both, read(1, 10, 19), &[(false, 0, 19)]);
     set(both, write(1, 5, 14), &[(false, 0, 4), (true, 5, 14), (false, 15, 19)]);
     set(both, write(1, 0, 19), &[(true, 0, 19)]);
@@ -221,7 +221,7 @@ fn locks_of_hard_links_are_of_one_file() {
     assert_eq!(scene.guest(0).set(link, write(1, 5, 14)).unwrap(), 0);
     assert_eq!(scene.guest(1).set(elsewhere, write(1, 14, 14)).unwrap(), EAGAIN);
     assert_eq!(scene.on_host(), [posix(true, 0, 14)]);
-    // After its name is replaced and removed, the open file is the same.
+    // The open file stays the same after one of its names is removed and the other is replaced.
     fs::remove_file(scene.share.host("link")).unwrap();
     fs::write(scene.share.host("new"), "x").unwrap();
     fs::rename(scene.share.host("new"), scene.share.host("file")).unwrap();

@@ -43,7 +43,8 @@ const fn excludes(one: u32, other: u32) -> bool {
     one == WRITE || other == WRITE
 }
 
-/// Returns the range of equal kind around the byte `at` of an owner.
+/// Returns the longest range around the byte `at` in which an owner has locks of one kind, and this
+/// kind.
 fn run(held: &Held, at: usize) -> (u64, u64, u32) {
     let kind = held[at].unwrap();
     let same = |cell: &usize| held[*cell] == Some(kind);
@@ -253,7 +254,7 @@ fn locks_past_the_limit_are_enolck_until_unlock() {
 }
 
 #[test]
-fn ranges_of_one_owner_count_each() {
+fn each_range_of_one_owner_counts_toward_the_limit() {
     let _alone = alone();
     let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), [7; 64]).unwrap();

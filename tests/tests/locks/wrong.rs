@@ -18,7 +18,7 @@ fn file_handle_locks_only_in_its_access_mode() {
     let waits = guest.submit_setlkw(reads, write(1, 0, 9)).unwrap();
     assert_eq!(guest.outcome(waits).unwrap(), EBADF);
     assert_eq!(guest.set(reads, read(1, 0, 9)).unwrap(), 0);
-    // The request must not upgrade the lock of another handle either.
+    // A handle for reading must not upgrade the lock that its owner already has.
     assert_eq!(guest.set(reads, write(1, 0, 9)).unwrap(), EBADF);
     assert_eq!(guest.set(writes, write(2, 10, 19)).unwrap(), 0);
     assert_eq!(guest.get(reads, write(3, 10, 19)).unwrap().map(|found| found.kind), Some(WRITE));

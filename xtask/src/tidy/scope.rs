@@ -106,7 +106,7 @@ impl ScopeReader {
         }
     }
 
-    /// Adds the import of `name` below `prefix`, which gets the name `local`.
+    /// Adds the import of `name` below `prefix`. The module uses the item by the name `local`.
     fn add_import(&mut self, prefix: &[String], name: &Ident, local: &Ident, public: bool) {
         let mut segments = prefix.to_vec();
         let mut local = local.to_string();

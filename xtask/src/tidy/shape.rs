@@ -75,7 +75,8 @@ fn syntax(source: &Source, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Checks that a Rust file begins with a comment, and that lints know an integration test as such.
+/// Checks that a Rust file begins with a comment. Also checks that an integration test has
+/// `#![cfg(test)]`, by which lints know that it is a test.
 fn header(source: &Source, faults: &mut Vec<Fault>) {
     if !source.text.starts_with("//!") {
         let what = "the file has no header: start it with a `//!` comment that says what the file is for";

@@ -41,7 +41,8 @@ pub(super) struct Rust {
     product_lines: usize,
     /// Lines with the keyword `unsafe`.
     pub(super) unsafe_lines: Vec<usize>,
-    /// Lines with the name of a lint about long functions, which only an attribute contains.
+    /// Lines with the name of a lint in [`LENGTH_LINTS`]. Only an attribute can contain such a
+    /// name.
     pub(super) length_lints: Vec<usize>,
 }
 

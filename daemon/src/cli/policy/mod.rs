@@ -57,7 +57,8 @@ impl NamedBy {
         }
     }
 
-    /// Returns the remedy: a profile with a similar name, if the file does not exist.
+    /// Returns the remedy at the end of the message. If the file does not exist and a profile has a
+    /// similar name, the remedy names that profile.
     fn hint(self, path: &Path, why: &io::Error) -> String {
         let known = Profile::ALL.map(Profile::name);
         let missing = path.to_str().filter(|_| why.kind() == io::ErrorKind::NotFound);
@@ -160,7 +161,7 @@ fn print(
     written.map_err(AnswerError::Io)
 }
 
-/// Returns the profile of this name, or else a file.
+/// Returns the profile with this name or, if there is none, the policy file at this path.
 fn named(word: &Path) -> PolicyChoice {
     let profile = word.to_str().and_then(Profile::from_name);
     profile.map_or_else(|| PolicyChoice::File(word.to_owned()), PolicyChoice::Profile)

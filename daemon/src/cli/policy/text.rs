@@ -25,7 +25,10 @@ impl Display for Explained<'_> {
         writeln!(f, "{name}")?;
         operations(f, explained)?;
         if !explained.paths.is_empty() {
-            writeln!(f, "\nRules by path; the last that matches decides, otherwise the above:")?;
+            writeln!(
+                f,
+                "\nRules by path. The last that matches decides; where none matches, the operations above apply:"
+            )?;
             explained.paths.iter().try_for_each(|path| writeln!(f, "  {}", rule(path)))?;
         }
         writeln!(f, "\nLimits:")?;

@@ -104,11 +104,11 @@ impl Passthrough {
         Ok(!caller.may_have_fsetid() && caller.known_gid() != Some(resolve::stat(fd)?.attr().gid))
     }
 
-    /// Drops set-user-id and set-group-id by a change to the same owner. Only root and the owner
-    /// may.
+    /// Drops set-user-id and set-group-id by a `chown(2)` that keeps owner and group. Does nothing
+    /// for a caller that is neither root nor the owner.
     ///
-    /// Linux sends the request for `chown(-1, -1)`, and before a write of a caller without
-    /// CAP_FSETID. It must not fail for another user: that user may be able to write the file, and
+    /// Linux sends this SETATTR for `chown(-1, -1)`, and before a write of a caller without
+    /// CAP_FSETID. It must not fail for another user, which may be allowed to write the file: then
     /// the write drops the bits.
     fn drop_privileged_bits(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<()> {
         let owner = resolve::stat(fd)?.attr().uid;

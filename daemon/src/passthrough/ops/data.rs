@@ -57,7 +57,8 @@ impl Passthrough {
 
     /// Returns how many of `len` bytes fit at an offset under the policy's limit of file sizes.
     ///
-    /// Two appends at once may exceed the limit by one write. The limit of the process applies too.
+    /// Two appends at once may exceed the limit by one write. `RLIMIT_FSIZE` of the process applies
+    /// too.
     fn size_room(&self, file: &FileHandle, offset: u64, flags: TransferFlags, len: usize) -> Answer<usize> {
         let Some(limit) = self.config.limits.file_size else { return Ok(len) };
         let offset =
@@ -78,8 +79,8 @@ impl Passthrough {
 
     fn write_flags(&self, file: &FileHandle, write: &Write, from_cache: bool) -> TransferFlags {
         let mut flags = TransferFlags::empty();
-        // A guest with a page cache sends FSYNC after a synchronous write. Without one, these flags
-        // are the only sign.
+        // A guest that caches the file sends FSYNC after a synchronous write. A guest that does not
+        // cache it sends only these flags.
         if file.uncached && !from_cache {
             let sync = write.flags.contains(OpenFlags::SYNC);
             flags.set(TransferFlags::SYNC, sync);
@@ -96,16 +97,18 @@ impl Passthrough {
         self.sync_names(&file)
     }
 
-    /// Makes the name of a file durable after the file itself, if the host may have left it out.
+    /// Makes the name of a file durable, if the host's fsync of the file may have left the name
+    /// out.
     ///
     /// btrfs logs an inode with the name by which it was opened. Here that is the first name by
     /// which the guest reached it. If that name was removed in the transaction in which the
     /// directory was made, a loss of power removes the file, even if it has other names. The path
-    /// of the descriptor shows this. Then the whole mount is made durable, because an fsync by
-    /// another name does nothing: the inode is in the log already. A file without any name cannot
-    /// lose one.
+    /// of the descriptor shows whether the name was removed. If so, the whole mount is made
+    /// durable, because an fsync by another name does nothing: the inode is in the log already. A
+    /// file without any name cannot lose one.
     ///
-    /// This comes after the fsync, so that it sees a name that is removed during the fsync.
+    /// The check comes after the fsync, so that it also finds a name that was removed during the
+    /// fsync.
     fn sync_names(&self, file: &FileRef) -> Answer<Durable> {
         if file.traits.fsync_keeps_names
             || !self.inodes.proc_fds().may_have_lost_its_name(file.as_fd())
@@ -197,8 +200,9 @@ fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<P
     Ok(if is_complete { Paced::Ready(len) } else { Paced::WouldBlock })
 }
 
-/// Returns the descriptor for one transfer, and whether it bypasses the host's page cache. It does
-/// only while the guest's file has O_DIRECT, and never for data from the guest's page cache.
+/// Returns the descriptor for one transfer, and whether the transfer bypasses the host's page
+/// cache. A transfer bypasses it only while the guest's file has O_DIRECT. Data from the guest's
+/// page cache never does.
 fn buffered_or_direct(file: &FileHandle, flags: OpenFlags, from_cache: bool) -> (BorrowedFd<'_>, bool) {
     match &file.direct {
         Some(direct) if flags.contains(OpenFlags::DIRECT) && !from_cache => (direct.as_fd(), true),

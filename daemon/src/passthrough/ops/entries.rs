@@ -124,8 +124,8 @@ impl Passthrough {
     ) -> Answer<()> {
         let protocol::Rename { name, new_name, flags, .. } = *rename;
         let flags = RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
-        // The kernel accepts no other flag together with this one, and neither does the seccomp
-        // filter.
+        // The kernel accepts no other flag together with RENAME_EXCHANGE, and neither does the
+        // seccomp filter.
         if flags.contains(RenameFlags::EXCHANGE) && flags != RenameFlags::EXCHANGE {
             return Err(Errno::EINVAL);
         }

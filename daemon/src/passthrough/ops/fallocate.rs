@@ -117,7 +117,7 @@ fn in_steps(
     let repeat = if zeroes { Repeat::Harmful } else { Repeat::Harmless };
     for step in steps.from(reached.unwrap_or(0)) {
         let mode = if step.is_last { mode } else { without_growth(mode) };
-        // The guest may have asked for the length since the last step.
+        // The guest may have read the attributes of the file since the last step.
         file.note_own_change();
         reserve(file, mode, (step.offset, step.len))?;
         if !step.is_last && stop.is_to_stop(repeat, step.offset.saturating_add(step.len)) {

@@ -20,7 +20,8 @@ const CHANGEABLE: IFlags = IFlags::SYNC
     .union(IFlags::DIRSYNC);
 
 impl Passthrough {
-    /// Returns the flags afterwards.
+    /// Reads the flags of an open file or directory, or replaces them. Returns the flags that it
+    /// then has.
     pub(super) fn inode_flags(&self, operation: InodeFlags) -> Answer<u32> {
         let InodeFlags { handle, set } = operation;
         let (file, directory);

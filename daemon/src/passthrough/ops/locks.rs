@@ -39,8 +39,8 @@ impl Passthrough {
         self.locks.set_record(&self.inodes, &self.files, request).map(Paced::Ready)
     }
 
-    /// Returns the file to lock and the range. `None`: the request has to wait for a server, which
-    /// the pace forbids.
+    /// Returns the file to lock and the range. `None`: the request would wait for the server of a
+    /// network file system, which the pace forbids.
     fn lockable(&self, lock: &LockRange, pace: Pace) -> Answer<Option<(FileRef, Span)>> {
         let file = self.files.file(lock.handle)?;
         let span = Span::new(lock.start, lock.end)?;

@@ -1,8 +1,8 @@
 //! SETUPMAPPING: a descriptor of a file for the front-end.
 //!
-//! Only the access mode of the descriptor limits how a front-end maps the file: QEMU always maps it
-//! writable. So a read-only mapping gets its own `O_RDONLY` descriptor, even if the guest has the
-//! file open for writing.
+//! The access mode of the descriptor alone keeps a front-end from mapping a file writable: QEMU
+//! ignores a request for a read-only mapping. So a read-only mapping gets its own `O_RDONLY`
+//! descriptor, even if the guest has the file open for writing.
 
 use crate::file_id::FileId;
 use crate::filesystem::{Answer, MapFile};
@@ -25,7 +25,8 @@ impl Passthrough {
             self.inodes.hold_to_map(node)?;
         }
         let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-        // A guest that maps a file has it open, so no lease conflicts with this.
+        // A guest that maps a file has it open, so no lease of another process conflicts with this
+        // open.
         let file = self.inodes.open_content(node, flags | OFlags::NONBLOCK)?;
         // By the descriptor: on stacked file systems, opening for writing may lead to another file.
         let id = FileId::of(&file).map_err(errno)?;

@@ -1,9 +1,9 @@
 //! The operations of [`FileSystem`], one file for each family.
 //!
-//! A method of the trait calls the function of the same name in its family's file, unless one call
-//! does all of it. An operation on a node gets the node that the call names, and a thread that gets
-//! ESTALE is remembered ([`inodes::freshness`](crate::passthrough::inodes::freshness)). An
-//! operation on a handle gets the request alone.
+//! A method of the trait calls the function of the same name in the file of its family, unless the
+//! method is a single call. An operation on a node gets the node that the call names, and a thread
+//! that gets ESTALE is remembered ([`inodes::freshness`](crate::passthrough::inodes::freshness)).
+//! An operation on a handle gets the request alone.
 
 mod attributes;
 mod data;
@@ -54,8 +54,8 @@ impl Passthrough {
         })
     }
 
-    /// Runs an operation that changes a directory, which may have been removed. `name` is the name
-    /// in it that the operation is about.
+    /// Runs an operation that changes a directory, which may have been removed. `name` returns the
+    /// name that the operation makes, opens or removes there.
     fn change_directory<T, R>(
         &self,
         call: Allowed<'_, T>,
@@ -80,7 +80,8 @@ impl FileSystem for Passthrough {
 
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
         self.on_node(call, |directory, call| {
-            // A node is the root only by its id, and its parent is outside of the share.
+            // Refuses `.` and `..`: a guest names the root by its node id, and the parent of the
+            // root is outside of the share.
             let name = call.operation.name.component().map_err(|_dots| Errno::EINVAL)?;
             self.inodes.look_up_for_caller(&call.caller, directory, name)
         })

@@ -28,7 +28,7 @@ struct OpenedFile<'n> {
     is_retry: bool,
 }
 
-/// The rights to the node and the handle that CREATE and TMPFILE add.
+/// The rights to hold the descriptors of the node and of the handle that CREATE and TMPFILE add.
 struct CreateTickets {
     node: Ticket,
     handle: HandleTickets,
@@ -41,8 +41,8 @@ impl Passthrough {
             && call.operation.flags.contains(OpenFlags::TRUNC)
             && self.inodes.frees_much(node, 0)
         {
-            // The offload pool truncates the file, and must not wait for a lease. So a lease is
-            // broken first.
+            // The offload pool truncates the file, and must not wait for another process to give up
+            // a lease. So this open tells the process to do that first.
             let opened = self.inodes.open_content(node, OFlags::WRONLY | lease_flags(pace));
             let Paced::Ready(_) = or_leased(opened, pace)? else { return Ok(Paced::Leased) };
             return Ok(Paced::WouldBlock);
@@ -61,23 +61,23 @@ impl Passthrough {
     }
 
     /// Returns the request with the decision whether to remove set-user-id and set-group-id. A
-    /// guest that removes these bits by itself (without `HANDLE_KILLPRIV_V2`) does not ask for it
-    /// if O_TRUNC is part of OPEN or CREATE.
+    /// guest without `HANDLE_KILLPRIV_V2` removes these bits by itself, but not if O_TRUNC is part
+    /// of OPEN or CREATE. So the daemon then removes them.
     fn with_kill(&self, open: Open, caller: &Caller<'_>) -> Open {
         let is_forgotten =
             !self.negotiated.contains(InitFlags::HANDLE_KILLPRIV_V2) && !caller.may_have_fsetid();
         Open { kill_suidgid: open.kill_suidgid || is_forgotten, ..open }
     }
 
-    /// Opens the host file of a node. `checked`: fails with ESTALE if the guest's cache of it is
-    /// old.
+    /// Opens the host file of a node. If `checked` is set, the open fails with ESTALE when the
+    /// guest's cache of the file is out of date.
     fn open_node(&self, node: &NodeRef, open: Open, pace: Pace, checked: bool) -> Answer<OwnedFd> {
         if node.kind == FileType::Directory {
             return Err(Errno::EISDIR);
         }
         let truncate = open.flags.contains(OpenFlags::TRUNC);
-        // Opening for writing may change the file: by O_TRUNC, or because an overlay copies it
-        // then.
+        // Opening for writing may change the file: by O_TRUNC, or because an overlayfs copies the
+        // file to its upper layer.
         let changes = truncate || writes(open);
         if checked && changes {
             match self.inodes.stat(node) {
@@ -132,7 +132,8 @@ impl Passthrough {
         let uncached = self.inodes.bypasses_page_cache(node, is_retry);
         let mut flags = self.reply_flags(node, open);
         flags.set(OpenReplyFlags::DIRECT_IO, uncached || flags.contains(OpenReplyFlags::DIRECT_IO));
-        // For path rules, or to track the guest's cache.
+        // Path rules need the node. To track the guest's cache, the node is needed for a file that
+        // is open for writing.
         let needs_node = self.inodes.rules().is_some() || writes(open) && self.inodes.is_close_to_open();
         let handle = self.files.insert_file(FileHandle {
             file,
@@ -167,8 +168,8 @@ impl Passthrough {
             GuestCaching::Auto => OpenReplyFlags::empty(),
             GuestCaching::Exclusive => OpenReplyFlags::KEEP_CACHE,
         };
-        // On such a file system, FLUSH of a file that was only read has no effect, unless the
-        // daemon keeps the guest's locks: a close ends them.
+        // A FLUSH of a file that was only read has no effect, if the file system does nothing at a
+        // close. If the daemon keeps the guest's locks, FLUSH is needed, because it ends them.
         let silent = node.mount.traits.closes_silently && !writes(open);
         flags.set(OpenReplyFlags::NOFLUSH, silent && !self.negotiated.contains(InitFlags::POSIX_LOCKS));
         flags
@@ -204,7 +205,7 @@ impl Passthrough {
                 Err(errno) => return Err(errno),
             }
             let entry = match self.inodes.look_up(parent, name, Some(tickets.node)) {
-                // Others have removed it in between.
+                // Another process has removed the name in between.
                 Err(Errno::ENOENT) => continue,
                 found => found?,
             };
@@ -289,12 +290,12 @@ impl Passthrough {
     }
 
     /// Ends the record locks of the owner that closes the file. Also closes a duplicate of the
-    /// descriptor: network file systems then write back, and return their error.
+    /// descriptor: a network file system then writes the data back, and returns its error.
     pub(super) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(flush.handle)?;
         // A file that was only read has nothing to write back.
         let writes_back = file.writable && !file.traits.closes_silently;
-        // To end the locks, the host sends a request to the server.
+        // To end locks on a network file system, the host sends a request to its server.
         if pace == Pace::Now && (writes_back || file.traits.remote && self.locks.any()) {
             return Ok(Paced::WouldBlock);
         }
@@ -304,15 +305,15 @@ impl Passthrough {
             Ok(())
         };
         file.settle_own_change();
-        // After an error too, because a close ends all locks. And after the data was written back,
-        // so that the next owner of a lock finds it.
+        // The locks end after an error too, because a close ends all locks. They end only after the
+        // data was written back, so that the next owner of a lock finds the data.
         self.locks.end_owner(&file, flush.lock_owner);
         flushed.map(Paced::Ready)
     }
 
     pub(super) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(release.handle)?;
-        // To end the locks, the host sends a request to the server.
+        // To end locks on a network file system, the host sends a request to its server.
         if file.traits.remote && pace == Pace::Now && self.locks.any() {
             return Ok(Paced::WouldBlock);
         }

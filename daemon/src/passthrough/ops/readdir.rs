@@ -57,14 +57,14 @@ impl Passthrough {
             let found = match Name::parse(entry.file_name()) {
                 // "." and ".." are listed, but not looked up.
                 Err(_dots) => None,
-                // A policy may permit only the name.
+                // The policy may permit only the name, without the attributes.
                 Ok(name) if !self.inodes.may_list_attributes(&directory.node, name) => None,
                 // Listing a large directory must not use up the descriptors that opening a file
                 // needs.
                 Ok(_) if !directory.node.mount.has_handles() && !self.inodes.descriptors().is_ample() => None,
                 Ok(name) => match self.inodes.look_up_in(directory.fd.as_fd(), &directory.node, name, None) {
                     Ok(found) => Some(found),
-                    // It was removed after the host listed it.
+                    // The name was removed after the host listed it.
                     Err(Errno::ENOENT) => return Ok(Ok(())),
                     // The name is listed without attributes. A LOOKUP gets the error.
                     Err(_) => None,
@@ -83,11 +83,11 @@ impl Passthrough {
         })
     }
 
-    /// Adds the host's entries from a cookie on, until the reply is nearly full, the policy's limit
-    /// of names is reached, or the directory ends.
+    /// Adds the host's entries that follow a cookie, until the reply is nearly full, the policy's
+    /// limit of names is reached, or the directory ends.
     ///
-    /// It reads only as much from the host as fits into the reply. Other entries would have to be
-    /// read again, after a seek.
+    /// One call of the host reads only as many entries as fit into the reply. Entries that do not
+    /// fit would have to be read again, after a seek.
     fn list(
         &self,
         directory: &DirHandle,

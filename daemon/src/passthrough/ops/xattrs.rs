@@ -64,8 +64,8 @@ impl Passthrough {
         rustix::fs::removexattr(DecInt::from_fd(&*fd), name).map_err(errno)
     }
 
-    /// Checks that the share has extended attributes. After ENOSYS the guest never sends such a
-    /// request again.
+    /// Checks that the share has extended attributes. If it has none, the result is ENOSYS, after
+    /// which the guest never sends this opcode again.
     fn check_xattrs_on(&self) -> Answer<()> {
         if self.config.xattr { Ok(()) } else { Err(Errno::ENOSYS) }
     }
