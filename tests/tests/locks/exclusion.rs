@@ -84,7 +84,8 @@ fn unlock_without_a_lock_makes_no_forbidden_call() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
     // Before the daemon locks a file, it reads the file's name by readlinkat. This policy grants
-    // neither `lock` nor `readlink`, which both permit that call.
+    // neither `lock` nor `readlink`. Only `lookup` still permits that call, and only to queue
+    // threads.
     fs::write(&policy, "profile = \"rootfs\"\ndeny = [\"readlink\"]\n").unwrap();
     let policy = policy.to_str().unwrap();
     for arguments in
