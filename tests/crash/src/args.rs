@@ -22,6 +22,9 @@ pub(crate) struct CrashArguments {
     /// Test a FUSE server: a command with {dir} and {mountpoint}
     #[arg(long, value_name = "COMMAND", help_heading = "Subjects")]
     pub(crate) mount: Vec<String>,
+    /// Test a vhost-user daemon: a command with {dir} and {socket}, and perhaps {virtiofsd}
+    #[arg(long, value_name = "COMMAND", help_heading = "Subjects")]
+    pub(crate) daemon: Vec<String>,
     /// Test the file system itself: a second run must keep the facts of the first one
     #[arg(long, help_heading = "Subjects")]
     pub(crate) native: bool,
@@ -31,6 +34,9 @@ pub(crate) struct CrashArguments {
     /// Modes in which pinhole is tested
     #[arg(long, value_name = "MODES", value_delimiter = ',', help_heading = "Subjects")]
     pub(crate) cache: Vec<CacheMode>,
+    /// How pinhole is reached
+    #[arg(long, value_name = "WAY", default_value = "daemon", help_heading = "Subjects")]
+    pub(crate) via: Via,
     /// Play this program: operations separated by `;`, after those of the setup and the word `run`
     #[arg(long, value_name = "TEXT", help_heading = "Programs")]
     pub(crate) program: Vec<Program>,
@@ -88,6 +94,15 @@ impl Kind {
     }
 }
 
+/// Way to reach pinhole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Via {
+    /// vhost-user, with a guest that has no cache.
+    Daemon,
+    /// /dev/fuse, with the caches of this host's kernel.
+    Mount,
+}
+
 /// Cache mode of pinhole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CacheMode {
@@ -100,6 +115,27 @@ pub(crate) enum CacheMode {
 }
 
 impl CacheMode {
+    /// Returns pinhole in this mode.
+    fn tested(self, program: &impl std::fmt::Display, via: Via) -> Tested {
+        let name = self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let options = self.options();
+        // The guest at the wire has no cache that could collect writes.
+        match if self == Self::Writeback { Via::Mount } else { via } {
+            Via::Daemon => Tested::new(
+                &format!("pinhole {name}"),
+                &format!("--cache={name}"),
+                Subject::Daemon(format!(
+                    "{program} --shared-dir {{dir}} --socket-path {{socket}} --xattr {options}"
+                )),
+            ),
+            Via::Mount => Tested::new(
+                &format!("pinhole mount {name}"),
+                &format!("--via=mount --cache={name}"),
+                Subject::Mount(format!("{program} mount --xattr {options} {{dir}} {{mountpoint}}")),
+            ),
+        }
+    }
+
     /// Returns the options of pinhole.
     const fn options(self) -> &'static str {
         match self {
@@ -132,18 +168,20 @@ impl CrashArguments {
                 Subject::Mount(command.clone()),
             ));
         }
+        for command in &self.daemon {
+            subjects.push(Tested::new(
+                command,
+                &format!("--daemon '{command}'"),
+                Subject::Daemon(command.clone()),
+            ));
+        }
         let modes = if subjects.is_empty() && self.cache.is_empty() {
             &[CacheMode::Strict, CacheMode::Auto][..]
         } else {
             &self.cache
         };
         for mode in modes {
-            let name = mode.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-            let program = pinhole()?;
-            let command =
-                format!("{} mount --xattr {} {{dir}} {{mountpoint}}", program.display(), mode.options());
-            let option = format!("--cache={name}");
-            subjects.push(Tested::new(&format!("pinhole mount {name}"), &option, Subject::Mount(command)));
+            subjects.push(mode.tested(&pinhole()?.display(), self.via));
         }
         Ok(subjects)
     }

@@ -35,6 +35,7 @@ use std::process::ExitCode;
 
 use args::CrashArguments;
 use clap::{Parser, Subcommand};
+use drive::subject::VIRTIOFSD;
 use pinhole_tests::command::console;
 use pinhole_tests::command::step::{Failure, Outcome};
 
@@ -64,15 +65,18 @@ enum Command {
     Needs {
         /// The command with its options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        _words: Vec<std::ffi::OsString>,
+        words: Vec<String>,
     },
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Crash(arguments) => crash(&arguments),
-        Command::Needs { .. } => {
+        Command::Needs { words } => {
             console::say("part disks");
+            if words.iter().any(|word| word.contains(VIRTIOFSD)) {
+                console::say("part base");
+            }
             Ok(ExitCode::SUCCESS)
         }
     };

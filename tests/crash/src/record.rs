@@ -73,7 +73,8 @@ pub(crate) fn play(
 ) -> io::Result<Recording> {
     let disk = RecordedDisk::start(kind, image.clone(), work)?;
     let folder = disk.folder().to_path_buf();
-    let mut served = subject.serve(&folder, work)?;
+    let guests = programs.iter().flat_map(|program| &program.steps).map(|step| step.guest).max();
+    let mut served = subject.serve(&folder, work, guests.unwrap_or(1))?;
     let mut played = Vec::new();
     for (index, program) in programs.iter().enumerate() {
         let name = folder_name(index);

@@ -5,10 +5,12 @@
 //! |---|---|
 //! | `calls` | system calls below a folder: natively, or through a mount |
 //! | `subject` | what is under test, and its start |
-//! | `wire` | FUSE requests over vhost-user |
+//! | `wire`, `guest` | FUSE requests over vhost-user |
 
 pub(crate) mod calls;
+mod guest;
 pub(crate) mod subject;
+mod wire;
 
 use std::io;
 

@@ -9,11 +9,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use pinhole_tests::child::wait_for_exit;
+use pinhole_tests::guest::Parts;
 use pinhole_tests::mounted::unmount_when_unused;
 use rustix::mount::UnmountFlags;
 
 use super::Driver;
 use super::calls::{Calls, Syncs};
+use super::guest::Guest;
+use super::wire::Wire;
 use crate::disk::mounts::Work;
 
 /// Upper bound on the time until a server serves, and until it ends.
@@ -21,6 +24,20 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Interval between two checks.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// Placeholder for the virtiofsd that `cargo xtask guest --base` fetches.
+pub(crate) const VIRTIOFSD: &str = "{virtiofsd}";
+
+/// Returns the command of the fetched virtiofsd, if `text` names it.
+fn fetched_virtiofsd(text: &str) -> io::Result<String> {
+    if !text.contains(VIRTIOFSD) {
+        return Ok(String::new());
+    }
+    let tree = Parts::locate().base().map_err(io::Error::other)?;
+    let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+    let (loader, program) = (libraries.join("ld-linux-x86-64.so.2"), tree.join("usr/libexec/virtiofsd"));
+    Ok(format!("{} --library-path {} {}", loader.display(), libraries.display(), program.display()))
+}
 
 /// What is under test.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +48,8 @@ pub(crate) enum Subject {
     NativeUnsynced,
     /// Command of a FUSE server, with `{dir}` and `{mountpoint}`.
     Mount(String),
+    /// Command of a vhost-user daemon, with `{dir}` and `{socket}`.
+    Daemon(String),
 }
 
 /// Subject with its name.
@@ -57,6 +76,8 @@ pub(crate) enum Served {
     Native(Calls),
     /// Mount of a FUSE server.
     Mount(Calls, MountedServer),
+    /// Daemons of the guests. The driver is dropped first: that ends the connections.
+    Daemons(Wire, Vec<Server>),
 }
 
 impl Served {
@@ -64,6 +85,7 @@ impl Served {
     pub(crate) fn driver(&mut self) -> &mut dyn Driver {
         match self {
             Self::Native(calls) | Self::Mount(calls, _) => calls,
+            Self::Daemons(wire, _) => wire,
         }
     }
 
@@ -78,16 +100,20 @@ impl Served {
                 drop(calls);
                 server.end()
             }
+            Self::Daemons(wire, daemons) => {
+                drop(wire);
+                daemons.into_iter().try_for_each(Server::end)
+            }
         }
     }
 }
 
 impl Subject {
-    /// Starts to serve `folder`.
+    /// Starts to serve `folder` to so many guests. A mount has one guest.
     ///
     /// # Errors
     /// Fails if the server does not start, with its standard error.
-    pub(crate) fn serve(&self, folder: &Path, work: &Work) -> io::Result<Served> {
+    pub(crate) fn serve(&self, folder: &Path, work: &Work, guest_count: u8) -> io::Result<Served> {
         Ok(match self {
             Self::Native => Served::Native(Calls::new(vec![folder.to_path_buf(); 2], Syncs::Pass)),
             Self::NativeUnsynced => Served::Native(Calls::new(vec![folder.to_path_buf(); 2], Syncs::Ignore)),
@@ -95,13 +121,22 @@ impl Subject {
                 let server = MountedServer::start(command, folder, work)?;
                 Served::Mount(Calls::new(vec![server.point.clone()], Syncs::Refuse), server)
             }
+            Self::Daemon(text) => {
+                let (mut guests, mut daemons) = (Vec::new(), Vec::new());
+                for number in 1..=guest_count {
+                    let (daemon, guest) = connect(text, folder, work, number)?;
+                    daemons.push(daemon);
+                    guests.push(guest);
+                }
+                Served::Daemons(Wire::new(guests), daemons)
+            }
         })
     }
 }
 
 /// Process of a server. Dropping it kills its process group.
 #[derive(Debug)]
-struct Server {
+pub(crate) struct Server {
     child: Child,
     /// Whether the process was reaped. A server that becomes a background process ends at once.
     has_ended: bool,
@@ -110,6 +145,7 @@ struct Server {
 
 /// Returns a command of a user, with placeholders replaced. Words are separated by spaces.
 fn command(text: &str, values: &[(&str, &Path)]) -> io::Result<Command> {
+    let text = text.replace(VIRTIOFSD, &fetched_virtiofsd(text)?);
     let mut words = text.split_whitespace().map(|word| {
         values
             .iter()
@@ -156,6 +192,15 @@ impl Server {
 }
 
 impl Server {
+    /// Waits for the end of a server that has nothing to serve.
+    fn end(mut self) -> io::Result<()> {
+        self.wait(LIMIT)?;
+        if self.has_ended {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("the server did not end: {}", self.log())))
+    }
+
     /// Waits until the process has ended, for at most `limit`, and reaps it.
     fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         if self.has_ended || !wait_for_exit(&self.child, Some(limit))? {
@@ -179,6 +224,25 @@ impl Drop for Server {
     }
 }
 
+/// Starts the daemon of a guest and connects the guest.
+fn connect(text: &str, folder: &Path, work: &Work, number: u8) -> io::Result<(Server, Guest)> {
+    let socket = work.join(&format!("socket{number}"));
+    // A daemon that was killed has left its socket.
+    drop(fs::remove_file(&socket));
+    let mut command = command(text, &[("{dir}", folder), ("{socket}", &socket)])?;
+    let mut server = Server::start(&mut command, work.join(&format!("daemon{number}.log")))?;
+    server.wait_until("listen", || socket.exists())?;
+    let mut guest = Guest::connect(&socket);
+    let began = Instant::now();
+    // The socket exists shortly before the daemon listens.
+    while guest.is_err() && began.elapsed() < LIMIT && server.wait(LOOK)?.is_none() {
+        guest = Guest::connect(&socket);
+    }
+    let guest =
+        guest.map_err(|error| io::Error::other(format!("no connection: {error}: {}", server.log())))?;
+    Ok((server, guest))
+}
+
 /// FUSE server with its mount. Dropping it unmounts it.
 #[derive(Debug)]
 pub(crate) struct MountedServer {
@@ -199,13 +263,7 @@ impl MountedServer {
     /// Unmounts the file system and waits for the end of the server.
     fn end(mut self) -> io::Result<()> {
         unmount_when_unused(&self.point)?;
-        if let Some(mut server) = self.server.take() {
-            server.wait(LIMIT)?;
-            if !server.has_ended {
-                return Err(io::Error::other(format!("the server did not end: {}", server.log())));
-            }
-        }
-        Ok(())
+        self.server.take().map_or(Ok(()), Server::end)
     }
 }
 
