@@ -42,7 +42,8 @@ pub(crate) struct Facts {
     pub(crate) target: Option<Vec<u8>>,
     /// Data of a regular file between its holes: offset and bytes.
     pub(crate) data: Vec<(u64, Vec<u8>)>,
-    /// Entries of a directory in their order, `.` and `..` included: name, inode number, kind.
+    /// Entries of a directory: name, inode number, kind. `.` is first, because Linux lists it last
+    /// if the image omits it. The others are in their order, `..` included.
     pub(crate) entries: Vec<(Vec<u8>, u64, u32)>,
 }
 
@@ -149,6 +150,7 @@ fn entries(path: &Path) -> io::Result<Vec<(Vec<u8>, u64, u32)>> {
         let name = entry.file_name().to_bytes().to_vec();
         entries.push((name, entry.ino(), entry.file_type().as_raw_mode()));
     }
+    entries.sort_by_key(|(name, ..)| name != b".");
     Ok(entries)
 }
 
@@ -173,9 +175,25 @@ pub(crate) fn of_image<S: Source>(image: &Image<S>, data_files: &[Vec<u8>]) -> R
             );
             waiting.extend(found.map(|found| (child.clone(), found.nid)));
         }
+        assert_absent(image, &inode, &facts)?;
         tree.insert(path, facts);
     }
     Ok(tree)
+}
+
+/// Asserts that a lookup finds no name that is near a name of the directory, but not in it.
+fn assert_absent<S: Source>(image: &Image<S>, inode: &Inode, facts: &Facts) -> Result<(), ReadError> {
+    for (name, ..) in &facts.entries {
+        let shorter = name[..name.len() - 1].to_vec();
+        let longer = [name, b"\x01".as_slice()].concat();
+        let mut next = name.clone();
+        next[name.len() - 1] ^= 1;
+        for near in [shorter, longer, next] {
+            let is_listed = facts.entries.iter().any(|(listed, ..)| *listed == near);
+            assert_eq!(image.lookup(inode, &near)?.is_some(), is_listed, "{near:?}");
+        }
+    }
+    Ok(())
 }
 
 /// Returns the facts of one inode.
@@ -203,10 +221,13 @@ fn of_inode<S: Source>(image: &Image<S>, inode: &Inode, data_files: &[Vec<u8>]) 
         facts.xattrs.insert(name, value);
     }
     match inode.kind {
-        Kind::Directory => image.read_dir(inode, 0, &mut |entry| {
-            facts.entries.push((entry.name.to_vec(), entry.nid.0, file_type(entry.kind)));
-            ControlFlow::Continue(())
-        })?,
+        Kind::Directory => {
+            image.read_dir(inode, 0, &mut |entry| {
+                facts.entries.push((entry.name.to_vec(), entry.nid.0, file_type(entry.kind)));
+                ControlFlow::Continue(())
+            })?;
+            facts.entries.sort_by_key(|(name, ..)| name != b".");
+        }
         Kind::Symlink => {
             let mut target = Vec::new();
             image.read_link(inode, &mut target)?;

@@ -62,6 +62,8 @@ fn images_with_all_data_inside_are_read() {
             &["-T1000000000", "--all-time"],
             &["-E48bit"],
             &["-E48bit", "-T1", "--all-time"],
+            &["-E48bit,dot-omitted"],
+            &["-Edot-omitted,noinline_data"],
         ],
     );
 }
