@@ -241,14 +241,7 @@ impl Walk<'_> {
 
     /// Returns the ranges of a file that are not holes.
     fn data_ranges(&self, name: &CStr, file: &OwnedFd, stat: &Stat) -> Result<Vec<Range<u64>>, PrepareError> {
-        const SECTOR: i64 = 512;
         let size = u64::try_from(stat.st_size).unwrap_or_default();
-        if size == 0 {
-            return Ok(Vec::new());
-        }
-        if stat.st_blocks.saturating_mul(SECTOR) >= stat.st_size {
-            return Ok(std::iter::once(0..size).collect());
-        }
         let (mut ranges, mut at) = (Vec::new(), 0);
         while at < size {
             let begin = match rustix::fs::seek(file, SeekFrom::Data(at)) {

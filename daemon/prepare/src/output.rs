@@ -42,7 +42,7 @@ pub enum OutputError {
     Interrupted,
 }
 
-/// Bytes of random in a temporary name, as hexadecimal digits of a counter and the process id.
+/// Begin of a temporary name. The process id and a number follow.
 const TEMPORARY_PREFIX: &str = ".pinhole-prepare-";
 
 /// Attempts to find a temporary name that is free.
@@ -166,7 +166,7 @@ impl Folder {
     }
 
     /// Writes the names of the folder to disk.
-    fn sync(&self) -> Result<(), OutputError> {
+    pub(crate) fn sync(&self) -> Result<(), OutputError> {
         rustix::fs::fsync(&self.descriptor).map_err(|errno| self.wrong(errno.into()))
     }
 }
@@ -221,9 +221,7 @@ impl NewFile {
                 return Err(error);
             }
         }
-        let published = Published { folder: self.folder.clone(), name: name.to_owned() };
-        self.folder.sync()?;
-        Ok(Some(published))
+        Ok(Some(Published { folder: self.folder.clone(), name: name.to_owned() }))
     }
 
     /// Gives the file a name, in place of the file that has it.
@@ -240,7 +238,7 @@ impl NewFile {
             return Err(error);
         }
         self.forget_temporary(names);
-        self.folder.sync()
+        Ok(())
     }
 
     /// Links a file without a name.
@@ -305,3 +303,7 @@ fn rename_to_new(folder: &OwnedFd, from: &OsStr, to: &OsStr) -> rustix::io::Resu
 fn remove(folder: &OwnedFd, name: &OsStr) {
     rustix::fs::unlinkat(folder, name, AtFlags::empty()).ok();
 }
+
+#[cfg(test)]
+#[path = "output_tests.rs"]
+mod tests;

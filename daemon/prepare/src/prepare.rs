@@ -89,7 +89,10 @@ pub fn prepare(
             data_files.push(PreparedData { path, len, is_reused: new.is_none() });
             published.extend(new);
         }
+        // The names of the data files are on disk before that of the image.
+        outputs.data_folder.sync()?;
         outputs.publish_image(image_file, request.force, &mut held)?;
+        outputs.image_folder.sync()?;
         Ok(data_files)
     };
     match finish() {

@@ -237,7 +237,9 @@ impl TarReader<'_> {
         let path = std::mem::take(&mut entry.path);
         let names = self.in_tree(&path, split_path(&path))?;
         if self.kind == TarKind::OciLayer && self.whiteout(&path, &names)? {
-            return self.skip_data(&path, &entry);
+            // A whiteout is a regular file. Its data means nothing.
+            self.stream.copy(entry.size, |_data| Ok(()))?;
+            return self.stream.skip_padding(entry.size);
         }
         let attributes = std::mem::take(&mut entry.attributes);
         let done = match entry.kind {
@@ -268,7 +270,7 @@ impl TarReader<'_> {
             }
         };
         self.in_tree(&path, done)?;
-        if matches!(entry.kind, b'0' | b'S') { Ok(()) } else { self.skip_data(&path, &entry) }
+        if matches!(entry.kind, b'0' | b'S') { Ok(()) } else { self.check_no_data(&path, &entry) }
     }
 
     /// Applies a name that begins with `.wh.`. Returns whether the name is one.
@@ -289,7 +291,7 @@ impl TarReader<'_> {
     }
 
     /// Checks that an entry that cannot have data has none. GNU tar gives hard links a size too.
-    fn skip_data(&self, path: &[u8], entry: &TarEntry) -> Result<(), PrepareError> {
+    fn check_no_data(&self, path: &[u8], entry: &TarEntry) -> Result<(), PrepareError> {
         if entry.size == 0 || entry.kind == b'1' {
             return Ok(());
         }
