@@ -16,6 +16,7 @@ mod random_tree;
 mod sample;
 mod serve_changes;
 mod serve_hostile;
+mod serve_mount;
 mod serve_restart;
 mod serve_start;
 mod serve_wire;
