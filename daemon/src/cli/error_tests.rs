@@ -236,6 +236,9 @@ fn image_rows() -> impl IntoIterator<Item = Row> {
             => ["--image-digest sha256:aaaa", "/i has sha256:bbbb", "give the image"],
         DataCount { needed: 2, given: 1 } => ["--data: ", "2 data files, 1", "give each"],
         NamelessData { path: "/i".into(), number: 1, count: 2 } => ["/i: ", "1 of 2", "with --data"],
+        DataDigest { path: "/d.data".into(), wanted: "aa".into(), found: "bb".into() }
+            => ["/d.data: ", "bb, not aa", "give the data file"],
+        NoDataDigest { path: "/d.data".into() } => ["--verify-data: ", "/d.data", "leave it out"],
         Data { path: "/d.data".into(), source: source() } => ["/d.data: ", "not found", "--data"],
     };
     let format = |source| ImageError::Format { path: "/i".into(), source }.to_string();

@@ -22,7 +22,7 @@ pinhole --shared-dir DIR --socket-path SOCKET [OPTIONS]   share DIR with one VM
 pub(super) const SERVE_NOTES: &str = "\
 Less common, see `pinhole help`: --no-killpriv-v2 --allow-idmap --preserve-noatime --allow-mmap
   --no-readdirplus --no-announce-submounts --modcaps --uid-map --gid-map --poll-us --data
-  --image-digest --inode-file-handles --print-capabilities -h, --help -V, --version
+  --image-digest --verify-data --inode-file-handles --print-capabilities -h, --help -V, --version
 Accepted for virtiofsd: -o OPTIONS, --announce-submounts, --killpriv-v2, --socket, -d, -f
 
 Examples:
@@ -33,7 +33,7 @@ Examples:
 pub(super) const MOUNT_NOTES: &str = "\
 Less common, see `pinhole help mount`: --no-killpriv-v2 --allow-idmap --preserve-noatime
   --allow-mmap --no-readdirplus --no-announce-submounts --modcaps --data --image-digest
-  --inode-file-handles -h, --help
+  --verify-data --inode-file-handles -h, --help
 Accepted for virtiofsd: --announce-submounts, --killpriv-v2, -d
 
 Examples:

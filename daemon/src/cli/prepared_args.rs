@@ -28,6 +28,12 @@ pub struct PreparedArgs {
     /// names and attributes, and the digests of the data files, but not their bytes.
     #[arg(long, value_name = "DIGEST", hide_short_help = true, help_heading = "Share")]
     pub image_digest: Option<ImageDigest>,
+    /// Read all data files at the start, and compare them with their digests.
+    ///
+    /// The digests are those in the image. The log shows the progress. A file with fs-verity is not
+    /// read: the host's kernel checks each page of it, and its digest is compared in any case.
+    #[arg(long, hide_short_help = true, help_heading = "Share")]
+    pub verify_data: bool,
 }
 
 impl PreparedArgs {
@@ -38,8 +44,11 @@ impl PreparedArgs {
     pub(super) fn config(&self) -> Result<Option<PreparedConfig>, ConfigError> {
         let image = match self.prepared.as_slice() {
             [] => {
-                let options =
-                    [("--data", !self.data.is_empty()), ("--image-digest", self.image_digest.is_some())];
+                let options = [
+                    ("--data", !self.data.is_empty()),
+                    ("--image-digest", self.image_digest.is_some()),
+                    ("--verify-data", self.verify_data),
+                ];
                 return match options.into_iter().find(|(_, given)| *given) {
                     Some((option, _)) => Err(ConfigError::NoImage { option }),
                     None => Ok(None),
@@ -48,6 +57,11 @@ impl PreparedArgs {
             [image] => image.clone(),
             images => return Err(ConfigError::SeveralImages { images: images.to_vec() }),
         };
-        Ok(Some(PreparedConfig { image, data: self.data.clone(), digest: self.image_digest }))
+        Ok(Some(PreparedConfig {
+            image,
+            data: self.data.clone(),
+            digest: self.image_digest,
+            verify_data: self.verify_data,
+        }))
     }
 }

@@ -14,6 +14,8 @@ pub struct PreparedConfig {
     pub data: Vec<PathBuf>,
     /// The digest that IMAGE must have.
     pub digest: Option<ImageDigest>,
+    /// Read all bytes of the data files and compare them with the digests in the device table.
+    pub verify_data: bool,
 }
 
 /// The SHA-256 of an image, as `sha256:` and 64 hexadecimal digits.

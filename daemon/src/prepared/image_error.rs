@@ -29,6 +29,10 @@ pub enum ImageError {
         path.display()
     )]
     NamelessData { path: PathBuf, number: usize, count: usize },
+    #[error("{}: its fs-verity digest is {found}, not {wanted}: give the data file of this image", path.display())]
+    DataDigest { path: PathBuf, wanted: String, found: String },
+    #[error("--verify-data: the image has no digest of {}: leave it out", path.display())]
+    NoDataDigest { path: PathBuf },
     #[error(
         "{}: {source}; put the image's data file there, or give its path with --data",
         path.display()

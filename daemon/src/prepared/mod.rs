@@ -9,6 +9,7 @@
 mod attributes;
 mod config;
 mod data;
+mod data_digest;
 mod data_file;
 mod ids;
 mod image_error;

@@ -4,7 +4,8 @@
 //! rights.
 
 use super::Prepared;
-use super::config::{ImageDigest, PreparedConfig, hexadecimal};
+use super::config::{ImageDigest, PreparedConfig};
+use super::data_digest::{check_digests, digest_in_table};
 use super::data_file::DataFile;
 use super::ids::NodeIds;
 use super::image_error::ImageError;
@@ -12,7 +13,7 @@ use super::mapping::SharedMapping;
 use crate::file_id::FileId;
 use crate::log_budget::Source as LogSource;
 use crate::sys::fault_copy::ReadOnlyMapping;
-use pinhole_erofs::{Device, Image, Superblock};
+use pinhole_erofs::{Image, Superblock};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest as _, Sha256};
@@ -89,7 +90,9 @@ impl PreparedFiles {
         let superblock = Image::probe(&mapping).map_err(format)?;
         let paths = data_paths(config, &superblock)?;
         let opened: Result<Vec<_>, _> = paths.iter().map(|path| open_data(path)).collect();
-        let (data, lens): (Vec<_>, Vec<_>) = opened?.into_iter().unzip();
+        let opened = opened?;
+        check_digests(&superblock.devices, &opened, config.verify_data)?;
+        let (data, lens): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
         let image = Image::open(mapping.clone(), &lens).map_err(format)?;
         let ids = NodeIds::of(&mapping, image.superblock()).map_err(|error| format(error.into()))?;
         let changes = changes.inspect_err(|error| {
@@ -129,17 +132,9 @@ fn data_paths(config: &PreparedConfig, superblock: &Superblock) -> Result<Vec<Pa
             number: index.saturating_add(1),
             count: devices.len(),
         };
-        digest_of(device).map(|digest| folder.join(format!("{digest}.data"))).ok_or_else(nameless)
+        digest_in_table(device).map(|digest| folder.join(format!("{digest}.data"))).ok_or_else(nameless)
     });
     named.collect()
-}
-
-/// Returns the digest of a data file in the device table, 64 hexadecimal digits in lower case.
-/// `None`: the table has another text, or none.
-fn digest_of(device: &Device) -> Option<&str> {
-    let text = str::from_utf8(&device.tag).ok()?;
-    let is_digest = hexadecimal(text).is_some() && !text.bytes().any(|byte| byte.is_ascii_uppercase());
-    is_digest.then_some(text)
 }
 
 fn open_data(path: &Path) -> Result<(DataFile, u64), ImageError> {
@@ -174,26 +169,4 @@ fn digest(file: BorrowedFd<'_>, len: u64) -> io::Result<ImageDigest> {
         done = done.saturating_add(u64::try_from(read).unwrap_or_default());
     }
     Ok(ImageDigest(hash.finalize().into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_digest_names_a_data_file() {
-        let device = |text: &[u8]| {
-            let mut tag = [0; 64];
-            tag[..text.len()].copy_from_slice(text);
-            Device { tag, blocks: 1, first_block: 0 }
-        };
-        let digest = "0123456789abcdef".repeat(4);
-        assert_eq!(digest_of(&device(digest.as_bytes())), Some(digest.as_str()));
-        let upper = digest.to_uppercase();
-        for other in
-            [&b""[..], b"layer0", upper.as_bytes(), &digest.as_bytes()[..63], &[0xff; 64], &[b'/'; 64]]
-        {
-            assert_eq!(digest_of(&device(other)), None, "{other:?}");
-        }
-    }
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod descriptors;
 pub(crate) mod fault_copy;
+pub(crate) mod fs_verity;
 #[cfg_attr(not(feature = "test-utils"), expect(unreachable_pub, reason = "public only with the feature"))]
 pub(crate) mod inode_handle;
 pub(crate) mod memory;

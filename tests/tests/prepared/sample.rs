@@ -19,8 +19,8 @@ pub(crate) const BLOCK: usize = 4096;
 /// Blocks of the data file. The last 2 MiB are the hole at its end.
 const DATA_BLOCKS: usize = 8 + 512;
 
-/// Name of the data file, which the tree's device has as its tag.
-pub(crate) const DATA: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// Name of the data file, which the tree's device has as its tag: its fs-verity digest.
+pub(crate) const DATA: &str = "17d2f5a61b8d49caf23e4716e76feb02648a22cff3324008941ff7b5c675a603";
 
 /// Length of `file` in bytes.
 pub(crate) const FILE_LEN: usize = 3 * BLOCK + 100;

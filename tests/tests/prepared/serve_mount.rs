@@ -94,7 +94,7 @@ fn images_of_other_programs_are_what_linux_finds() {
         let (image, data) = (folder.path().join("image"), folder.path().join("data"));
         let arguments: Vec<_> =
             form.iter().map(|word| word.replace("DATA", data.to_str().unwrap())).collect();
-        make(&image, &arguments, &source).unwrap();
+        make(&image, &arguments, std::slice::from_ref(&source)).unwrap();
         let data_files: Vec<_> = data.exists().then_some(data).into_iter().collect();
         compare(&image, &data_files, folder.path());
     }

@@ -1,6 +1,7 @@
 //! Does a daemon refuse an image that it cannot serve, and say what is wrong and what to do?
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use pinhole_tests::program::{Ended, pinhole, run};
@@ -16,6 +17,7 @@ fn refused(folder: &ImageFolder, arguments: &[&str]) -> String {
     let mut command = pinhole(words).unwrap();
     let Ended { code, stderr, .. } = run(command.args(arguments)).unwrap();
     assert!(matches!(code, Some(1 | 2)), "{code:?}: {stderr}");
+    let stderr = stderr.lines().filter(|line| !line.contains(" INFO ")).collect::<Vec<_>>().join("\n");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(!socket.exists());
     stderr
@@ -53,6 +55,21 @@ fn data_files_are_found_by_name_or_given_in_order() {
     assert!(line.contains("data file 0 has 8192 bytes"), "{line}");
     let line = refused(&folder, &["--data", folder.folder().to_str().unwrap()]);
     assert!(line.contains("not a regular file"), "{line}");
+}
+
+#[test]
+fn data_files_are_read_and_compared_if_asked() {
+    let folder = ImageFolder::new(0);
+    let mut guest = Guest::of(&folder, &["--verify-data"]);
+    guest.entry("file").unwrap();
+    let log = guest.daemon.stderr();
+    assert!(log.contains("--verify-data: ") && log.contains("100 % of 2 MiB"), "{log}");
+    let data = fs::OpenOptions::new().write(true).open(folder.data()).unwrap();
+    data.write_all_at(&[1], 7 * 4096).unwrap();
+    let line = refused(&folder, &["--verify-data"]);
+    assert!(line.contains("its fs-verity digest is ") && line.contains(&format!("not {DATA}")), "{line}");
+    // Without the option, the daemon trusts the file.
+    Guest::of(&folder, &[]).entry("file").unwrap();
 }
 
 #[test]
