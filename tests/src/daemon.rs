@@ -151,7 +151,13 @@ impl Daemon {
     /// # Errors
     /// As [`pinhole_program`].
     pub fn of_image(image: impl Into<PathBuf>) -> Result<Self, DaemonError> {
-        Ok(Self { share_option: "--prepared", ..Self::pinhole(image)? })
+        Ok(Self::of_image_at(pinhole_program()?, image))
+    }
+
+    /// Describes a daemon with the `pinhole` at `program` that serves the prepared image at
+    /// `image`.
+    pub fn of_image_at(program: impl Into<PathBuf>, image: impl Into<PathBuf>) -> Self {
+        Self { share_option: "--prepared", ..Self::pinhole_at(program, image) }
     }
 
     /// Describes a daemon with the `pinhole` at `program` that serves `shared`.

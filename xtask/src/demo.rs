@@ -1,17 +1,21 @@
 //! `cargo xtask demo [DIR]` shows a directory of the host in a real Linux guest, in one command.
+//! `cargo xtask demo --rootfs` shows a guest whose root is a prepared image.
+
+mod rootfs;
+mod steps;
 
 use std::fs;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::Guest;
 
+use self::steps::{build_and_fetch, step, try_next};
 use crate::console::say;
-use crate::guest::{Part, ensure};
-use crate::step::{Failure, Outcome, run};
+use crate::guest::Part;
+use crate::step::{Failure, Outcome};
 use crate::workspace;
 
 /// The directory to share and the guest to boot.
@@ -25,6 +29,9 @@ pub(crate) struct DemoArguments {
     /// Open no shell in the guest, even on a terminal
     #[arg(long)]
     no_shell: bool,
+    /// Prepare an image of a Debian userland and boot a guest whose root is that image
+    #[arg(long, conflicts_with_all = ["dir", "kernel", "no_shell"])]
+    rootfs: bool,
 }
 
 /// Kernel of the guest.
@@ -42,6 +49,9 @@ const REPLY: &str = "written-by-the-guest.txt";
 
 /// Builds pinhole, shares a directory, boots a guest, and shows what both sides see.
 pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
+    if arguments.rootfs {
+        return rootfs::main();
+    }
     let began = Instant::now();
     let temporary = if arguments.dir.is_none() { Some(small_tree()?) } else { None };
     let shared = match (&arguments.dir, &temporary) {
@@ -53,7 +63,10 @@ pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
         return Err(Failure::new(format!("DIR: {} is not a directory", shared.display())));
     }
     step(1, "Build pinhole and fetch a Linux guest");
-    prepare(arguments.kernel)?;
+    build_and_fetch(match arguments.kernel {
+        KernelName::Uml => &[Part::Base],
+        KernelName::Qemu => &[Part::Base, Part::Qemu],
+    })?;
     say(format!("   ready after {:.1} s", began.elapsed().as_secs_f64()));
 
     let program = workspace::target().join("demo/pinhole");
@@ -83,28 +96,14 @@ pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
         "   The demo took {:.1} s. It now removes its socket, its log and its temporary folder.",
         began.elapsed().as_secs_f64()
     ));
-    step(5, "Try next");
-    try_next(&program);
-    Ok(())
-}
-
-/// Prints commands to try, each with what it does.
-fn try_next(program: &Path) {
     let program = program.display();
-    let commands = [
+    try_next(&[
         ("cargo xtask demo DIR".to_owned(), "share your own directory"),
+        ("cargo xtask demo --rootfs".to_owned(), "boot a guest whose root is a prepared image"),
         (format!("{program} mount DIR MOUNTPOINT"), "serve a share without a VM"),
         (format!("{program} policy explain"), "print what a guest may do"),
-    ];
-    let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
-    for (command, what) in commands {
-        say(format!("   {command:width$}  {what}"));
-    }
-}
-
-/// Prints the heading of a step.
-fn step(number: u8, what: &str) {
-    say(format!("{number}. {what}"));
+    ]);
+    Ok(())
 }
 
 /// Boots the guest and runs [`SCRIPT`] in it. On a terminal, a shell follows.
@@ -130,35 +129,6 @@ fn boot(arguments: &DemoArguments, socket: &Path) -> Outcome {
     }
     say(format!("   The guest booted, ran and shut down in {:.1} s.", finished.elapsed.as_secs_f64()));
     Ok(())
-}
-
-/// Builds pinhole, and fetches the parts of the guest at the same time.
-fn prepare(kernel: KernelName) -> Outcome {
-    let parts: &[Part] = match kernel {
-        KernelName::Uml => &[Part::Base],
-        KernelName::Qemu => &[Part::Base, Part::Qemu],
-    };
-    thread::scope(|scope| {
-        let fetching = scope.spawn(|| ensure(parts));
-        let built = build();
-        let fetched =
-            fetching.join().unwrap_or_else(|_panic| Err(Failure::new("fetching the guest panicked")));
-        built.and(fetched)
-    })
-}
-
-/// Builds pinhole with the profile `demo`.
-fn build() -> Outcome {
-    run(workspace::cargo().args([
-        "build",
-        "--profile",
-        "demo",
-        "--quiet",
-        "--package",
-        "pinhole",
-        "--bin",
-        "pinhole",
-    ]))
 }
 
 /// Creates the directory that is shared without DIR.

@@ -161,9 +161,10 @@ fn settings(guest: &Guest, parts: &Parts, paths: &Paths, console: Console) -> Re
         (Console::Terminal, Kernel::Qemu) => "/dev/ttyS0",
     };
     let mut text = format!(
-        "channel={}\nuserland={}\nshell={shell}\nmount_shares() {{\n    :\n",
+        "channel={}\nuserland={}\nroot={}\nshell={shell}\nmount_shares() {{\n    :\n",
         quoted(&channel),
-        quoted(&userland)
+        quoted(&userland),
+        quoted(guest.root.as_deref().unwrap_or_default())
     );
     for share in guest.shares.iter().filter(|share| share.mounted) {
         let tag = quoted(&share.tag);

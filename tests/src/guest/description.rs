@@ -100,6 +100,7 @@ pub struct Guest {
     pub(super) pinned: bool,
     pub(super) monitored: bool,
     pub(super) modules: Vec<String>,
+    pub(super) root: Option<String>,
 }
 
 impl Guest {
@@ -117,6 +118,7 @@ impl Guest {
             pinned: true,
             monitored: false,
             modules: Vec::new(),
+            root: None,
         }
     }
 
@@ -130,6 +132,15 @@ impl Guest {
     pub fn monitored(mut self) -> Self {
         self.monitored = true;
         self
+    }
+
+    /// Runs the script in the tree of a share, under an overlayfs whose upper layer is in memory.
+    /// The tree needs `/bin/sh` and the folders `dev`, `proc` and `sys`.
+    #[must_use]
+    pub fn root(self, socket: &Path, tag: &str) -> Self {
+        let mut guest = self.attach(Share::new(socket, tag).unmounted());
+        guest.root = Some(tag.to_owned());
+        guest
     }
 
     /// Loads a file system that QEMU's kernel has as a module: `overlay` or `erofs`. User-mode

@@ -2,6 +2,7 @@
 # The first process of a test guest. The harness puts `/settings` beside it, which sets
 #   channel  the host folder for output and exit code (User-mode Linux); empty: two serial lines
 #   userland the host folder of a Debian userland, or empty
+#   root     the tag of a read-only share whose tree is the script's root, or empty
 #   shell    the terminal for the user after the script, or empty
 # and defines mount_shares.
 /bin/busybox --install -s /bin
@@ -47,6 +48,21 @@ if [ -n "$userland" ]; then
     mkdir $top/run/channel
     mount -o bind /channel $top/run/channel
     mount -t tmpfs mnt $top/mnt
+fi
+if [ -n "$root" ]; then
+    top=/root-of-script
+    mkdir $top /share /layers
+    mount -t virtiofs -o ro "$root" /share || { echo "cannot mount $root" >> $output; finish 125; }
+    mount -t tmpfs layers /layers
+    mkdir /layers/upper /layers/work
+    mount -t overlay -o lowerdir=/share,upperdir=/layers/upper,workdir=/layers/work root $top ||
+        { echo "cannot mount overlayfs on $root" >> $output; finish 125; }
+    mount -t proc proc $top/proc
+    mount -t sysfs sys $top/sys
+    mount -o bind /dev $top/dev
+    mkdir -p $top/extra $top/run $top/tmp
+    mount -o bind /extra $top/extra
+    mount -t tmpfs run $top/run
 fi
 mount -t tmpfs -o mode=1777 tmp $top/tmp
 mount -t tmpfs -o mode=1777 shm $top/dev/shm
