@@ -11,6 +11,7 @@ mod kata;
 mod leases;
 mod pause;
 mod posix;
+mod prepared;
 mod privileged_bits;
 mod privileges;
 mod profiles;
