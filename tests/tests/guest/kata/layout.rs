@@ -55,7 +55,7 @@ impl Sandbox {
 
     /// Mounts the root file system of a container from two layers, as containerd's overlayfs
     /// snapshotter does, and makes it appear as `NAME/rootfs`.
-    pub(crate) fn add_root(&self, name: &str) {
+    fn add_root(&self, name: &str) {
         let layers = self.path("layers").join(name);
         let [base, top, upper, work] = ["base", "top", "upper", "work"].map(|part| layers.join(part));
         for folder in [&base, &top, &upper, &work] {
@@ -83,7 +83,7 @@ impl Sandbox {
     /// The mount in `shared` is a copy of the one in `mounts`, and a later remount of the original
     /// does not reach the copy. So a read-only mount is made elsewhere and mounted again from
     /// there.
-    pub(crate) fn bind(&self, source: &Path, name: &str, access: Access) {
+    fn bind(&self, source: &Path, name: &str, access: Access) {
         let place = self.path("mounts").join(name);
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         if source.is_dir() {
@@ -104,8 +104,45 @@ impl Sandbox {
         }
     }
 
+    /// Makes a container appear: its root file system, and what [`Self::add_files`] adds.
+    pub(crate) fn add_container(&self, name: &str) {
+        self.add_root(name);
+        self.add_files(name);
+    }
+
+    /// Adds the bind mounts of a container: three read-only files and a volume.
+    pub(crate) fn add_files(&self, name: &str) {
+        for file in ["resolv.conf", "hosts", "config"] {
+            let source = self.path("volumes").join(format!("{name}-{file}"));
+            fs::write(&source, format!("{file} of {name}\n")).unwrap();
+            self.bind(&source, &format!("{name}-{file}"), Access::ReadOnly);
+        }
+        let volume = self.path("volumes").join(name);
+        fs::create_dir(&volume).unwrap();
+        fs::write(volume.join("from-host"), format!("volume of {name}\n")).unwrap();
+        self.bind(&volume, &format!("{name}-data"), Access::ReadWrite);
+    }
+
+    /// Removes what [`Self::add_container`] added.
+    pub(crate) fn remove_container(&self, name: &str) {
+        self.remove_files(name);
+        self.remove_root(name);
+    }
+
+    /// Removes what [`Self::add_files`] added.
+    pub(crate) fn remove_files(&self, name: &str) {
+        for part in ["resolv.conf", "hosts", "config", "data"] {
+            self.remove(&format!("{name}-{part}"));
+        }
+    }
+
+    /// Tells the guest to take its next step.
+    pub(crate) fn start_step(&self, step: &str) {
+        fs::write(self.path("mounts").join(step), "").unwrap();
+    }
+
     /// Removes a bind mount and its place, while the VM runs.
-    pub(crate) fn remove(&self, name: &str) {
+    fn remove(&self, name: &str) {
         let place = self.path("mounts").join(name);
         // As Kata does it: the guest may still use the mount.
         rustix::mount::unmount(&place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).unwrap();
@@ -113,7 +150,7 @@ impl Sandbox {
     }
 
     /// Removes the root file system of a container, its snapshot and its layers.
-    pub(crate) fn remove_root(&self, name: &str) {
+    fn remove_root(&self, name: &str) {
         self.remove(&format!("{name}/rootfs"));
         fs::remove_dir(self.path("mounts").join(name)).unwrap();
         rustix::mount::unmount(self.snapshot(name), UnmountFlags::NOFOLLOW).unwrap();
@@ -134,13 +171,13 @@ impl Drop for Sandbox {
 
 /// Whether a container may write to a bind mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+enum Access {
     ReadOnly,
     ReadWrite,
 }
 
 /// Fills the root file system of a container: busybox, the places of the bind mounts, a device.
-fn fill(root: &Path) {
+pub(crate) fn fill(root: &Path) {
     for folder in ["bin", "data", "dev", "etc", "proc", "tmp"] {
         fs::create_dir(root.join(folder)).unwrap();
     }

@@ -4,25 +4,16 @@
 //! The guest runs under QEMU, because the runtimes give the tag to the VMM and not to the daemon.
 
 mod layout;
+mod prepared;
+mod runtime;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use layout::{Access, Sandbox};
-use pinhole_tests::daemon::{pinhole_program, serving_id};
+use layout::Sandbox;
 use pinhole_tests::frontend::eventually;
 use pinhole_tests::guest::{Guest, Running, Share};
-use tempfile::TempDir;
-
-/// Line for which runtime-rs waits on standard error.
-const READY: &str = "Waiting for vhost-user socket connection";
-
-/// Upper bound on the time until the daemon prints [`READY`].
-const READY_LIMIT: Duration = Duration::from_secs(20);
+use runtime::{Runtime, Started};
 
 /// Script of the guest. `C` is where Kata's agent mounts the share, `c1` and `c2` are containers.
 /// The guest waits for a name in the share before each step, and the host for a line of output.
@@ -86,125 +77,6 @@ echo "c2 runs"
 await over
 "#;
 
-/// Runtime of Kata.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Runtime {
-    /// `virtcontainers/virtiofsd.go`. It passes the listening socket as descriptor 3.
-    Go,
-    /// runtime-rs, `share_virtio_fs_standalone.rs`. It waits for [`READY`].
-    Rust,
-}
-
-impl Runtime {
-    /// Returns exactly the arguments that the runtime gives.
-    fn arguments(self, shared: &Path, socket: &Path) -> Vec<String> {
-        let (shared, socket) = (shared.display().to_string(), socket.display().to_string());
-        let words: Vec<&str> = match self {
-            Self::Go => {
-                let shared = format!("--shared-dir={shared}");
-                let before = ["--syslog", "--cache=auto"].map(str::to_owned);
-                let after = ["--fd=3", "--thread-pool-size=1", "--announce-submounts"].map(str::to_owned);
-                return before.into_iter().chain([shared]).chain(after).collect();
-            }
-            Self::Rust => vec![
-                "--socket-path",
-                &socket,
-                "--shared-dir",
-                &shared,
-                "--cache",
-                "auto",
-                "--thread-pool-size=1",
-                "-o",
-                "announce_submounts",
-            ],
-        };
-        words.into_iter().map(str::to_owned).collect()
-    }
-}
-
-/// Daemon that a runtime has started. `drop` kills it, as the Go runtime does.
-struct Started {
-    child: Child,
-    work: TempDir,
-}
-
-impl Started {
-    fn by(runtime: Runtime, shared: &Path) -> Self {
-        let work = tempfile::tempdir().unwrap();
-        let (socket, log) = (work.path().join("socket"), work.path().join("stderr"));
-        let mut command = Command::new("sh");
-        command.stderr(File::create(&log).unwrap()).stdout(Stdio::null());
-        match runtime {
-            Runtime::Go => {
-                let listener = UnixListener::bind(&socket).unwrap();
-                command.args(["-c", r#"exec "$@" 3<&0 < /dev/null"#, "sh"]);
-                command.stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
-            }
-            Runtime::Rust => {
-                command.args(["-c", r#"exec "$@""#, "sh"]).stdin(Stdio::null());
-            }
-        }
-        command.arg(pinhole_program().unwrap()).args(runtime.arguments(shared, &socket));
-        let started = Self { child: command.spawn().unwrap(), work };
-        let began = Instant::now();
-        while !started.stderr().contains(READY) {
-            assert!(began.elapsed() < READY_LIMIT, "{}", started.stderr());
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-        started
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.work.path().join("socket")
-    }
-
-    /// Returns how many open files of the daemon are on the file system `device`.
-    fn descriptors_on(&self, device: u64) -> usize {
-        let folder = format!("/proc/{}/fd", serving_id(self.child.id()));
-        let files = fs::read_dir(folder).unwrap().map(|file| fs::metadata(file.unwrap().path()));
-        // A descriptor may be closed between the listing and the look at it.
-        files.filter(|file| file.as_ref().is_ok_and(|file| file.dev() == device)).count()
-    }
-
-    fn stderr(&self) -> String {
-        fs::read_to_string(self.work.path().join("stderr")).unwrap()
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-/// Makes a container appear in a running sandbox: its root, two files, a volume and a read-only
-/// file.
-fn add_container(sandbox: &Sandbox, name: &str) {
-    sandbox.add_root(name);
-    for file in ["resolv.conf", "hosts", "config"] {
-        let source = sandbox.path("volumes").join(format!("{name}-{file}"));
-        fs::write(&source, format!("{file} of {name}\n")).unwrap();
-        sandbox.bind(&source, &format!("{name}-{file}"), Access::ReadOnly);
-    }
-    let volume = sandbox.path("volumes").join(name);
-    fs::create_dir(&volume).unwrap();
-    fs::write(volume.join("from-host"), format!("volume of {name}\n")).unwrap();
-    sandbox.bind(&volume, &format!("{name}-data"), Access::ReadWrite);
-}
-
-fn remove_container(sandbox: &Sandbox, name: &str) {
-    for part in ["resolv.conf", "hosts", "config", "data"] {
-        sandbox.remove(&format!("{name}-{part}"));
-    }
-    sandbox.remove_root(name);
-}
-
-/// Tells the guest to take its next step.
-fn start_step(sandbox: &Sandbox, step: &str) {
-    fs::write(sandbox.path("mounts").join(step), "").unwrap();
-}
-
 fn wait_for(guest: &mut Running, line: &str, daemon: &Started) {
     guest.wait_for_output(line).unwrap_or_else(|error| panic!("{error}\n{}", daemon.stderr()));
 }
@@ -215,8 +87,8 @@ fn assert_sandbox_works(runtime: Runtime) {
     let share = Share::new(daemon.socket(), "kataShared").unmounted();
     let mut guest = Guest::qemu().module("overlay").attach(share).start(SCRIPT).unwrap();
     wait_for(&mut guest, "sandbox ready", &daemon);
-    add_container(&sandbox, "c1");
-    start_step(&sandbox, "c1-start");
+    sandbox.add_container("c1");
+    sandbox.start_step("c1-start");
     wait_for(&mut guest, "c1 runs", &daemon);
     let in_volume = |name: &str| fs::read_to_string(sandbox.path("volumes").join(name)).unwrap();
     assert_eq!(in_volume("c1/from-guest"), "of c1\n");
@@ -224,16 +96,16 @@ fn assert_sandbox_works(runtime: Runtime) {
     assert_eq!(in_snapshot("in-place"), "written in place\n");
     assert_eq!(in_snapshot("layer"), "top layer\n");
     assert_eq!(in_snapshot("removed"), "in the base layer\n");
-    add_container(&sandbox, "c2");
-    start_step(&sandbox, "c2-start");
+    sandbox.add_container("c2");
+    sandbox.start_step("c2-start");
     wait_for(&mut guest, "c1 ended", &daemon);
     let device = fs::metadata(sandbox.snapshot("c1")).unwrap().dev();
-    remove_container(&sandbox, "c1");
-    start_step(&sandbox, "c1-gone");
+    sandbox.remove_container("c1");
+    sandbox.start_step("c1-gone");
     wait_for(&mut guest, "c2 runs", &daemon);
     eventually("the daemon keeps files of a container that is gone", || daemon.descriptors_on(device) == 0);
     assert_eq!(in_volume("c2/from-guest"), "of c2\n");
-    start_step(&sandbox, "over");
+    sandbox.start_step("over");
     let finished = guest.wait().unwrap();
     let text = finished.text();
     assert_eq!(finished.exit_code, 0, "{text}\n{}", daemon.stderr());
