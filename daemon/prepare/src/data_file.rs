@@ -8,9 +8,9 @@ use crate::output::{Folder, NewFile, OutputError, Published};
 use crate::tree::{FileData, LayerIndex, Placed};
 use crate::verity::{BLOCK_LEN, VerityDigest, VerityHasher, is_zero};
 use std::ffi::OsString;
-use std::io::Read as _;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 
 /// Bytes of a block.
 const BLOCK: u64 = BLOCK_LEN as u64;
@@ -56,6 +56,47 @@ pub(crate) struct DataFile {
     pub(crate) digest: VerityDigest,
     /// Bytes, with the hole at the end.
     pub(crate) len: u64,
+}
+
+/// A file of the host that is a data file as it is.
+#[derive(Clone, Debug)]
+pub(crate) struct GivenData {
+    pub(crate) path: PathBuf,
+    pub(crate) digest: VerityDigest,
+    /// Bytes of its whole blocks.
+    pub(crate) len: u64,
+}
+
+/// The data of a layer.
+#[derive(Debug)]
+pub(crate) enum LayerData {
+    Written(DataFile),
+    Given(GivenData),
+}
+
+impl LayerData {
+    pub(crate) const fn digest(&self) -> VerityDigest {
+        match self {
+            Self::Written(file) => file.digest,
+            Self::Given(file) => file.digest,
+        }
+    }
+
+    /// Returns its bytes, with the hole at the end.
+    pub(crate) const fn len(&self) -> u64 {
+        match self {
+            Self::Written(file) => file.len,
+            Self::Given(file) => file.len,
+        }
+    }
+
+    /// Returns its bytes, without the hole at the end.
+    pub(crate) const fn data_len(&self) -> u64 {
+        match self {
+            Self::Written(file) => file.data_len(),
+            Self::Given(file) => file.len,
+        }
+    }
 }
 
 impl DataWriter {
@@ -194,18 +235,13 @@ impl DataFile {
         let name = Self::name_of(digest);
         let path = folder.path_of(&name);
         let wrong = |source| OutputError::Folder { path: path.clone(), source };
-        let mut file = folder.read(&name).map_err(wrong)?;
+        let file = folder.read(&name).map_err(wrong)?;
         let metadata = file.metadata().map_err(wrong)?;
-        let mut hasher = VerityHasher::new();
-        let mut buffer = vec![0; limits::READ_LEN];
-        while metadata.is_file() && metadata.len() == len {
-            let count = file.read(&mut buffer).map_err(wrong)?;
-            if count == 0 {
-                break;
-            }
-            hasher.update(buffer.get(..count).unwrap_or_default());
+        let is_alike = metadata.is_file() && metadata.len() == len;
+        if is_alike && VerityDigest::of(&file).map_err(wrong)? == digest {
+            return Ok(());
         }
-        if hasher.finish() == digest { Ok(()) } else { Err(OutputError::DataChanged { path }) }
+        Err(OutputError::DataChanged { path })
     }
 }
 

@@ -17,6 +17,8 @@ pub enum PrepareError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     #[error(transparent)]
+    LayerImage(#[from] LayerImageError),
+    #[error(transparent)]
     Output(#[from] OutputError),
     #[error("{}: {source}; give a smaller source", path.display())]
     Image { path: PathBuf, source: WriteError },
@@ -80,4 +82,28 @@ pub enum LayoutError {
     MediaType { path: PathBuf, layer: usize, media_type: String },
     #[error("{}: it has {count} layers; at most {most} are accepted", path.display())]
     Layers { path: PathBuf, count: usize, most: usize },
+}
+
+/// An EROFS image that cannot be a layer.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum LayerImageError {
+    #[error("{}: cannot read it: {source}; give an EROFS image that can be read", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}: {why}; give uncompressed EROFS images", path.display())]
+    Format { path: PathBuf, why: String },
+    #[error("{}: it has {count} data files of its own; give images that hold their data", path.display())]
+    Devices { path: PathBuf, count: usize },
+    #[error("{}: entry \"{entry}\": {source}", path.display())]
+    Entry { path: PathBuf, entry: String, source: TreeError },
+    #[error("{}: entry \"{entry}\": {why}; make the image again", path.display())]
+    Damaged { path: PathBuf, entry: String, why: String },
+    #[error(
+        "{}: entry \"{entry}\": the attribute {name} means another file; only whiteouts and opaque directories of \
+         overlayfs are accepted",
+        path.display()
+    )]
+    Overlay { path: PathBuf, entry: String, name: String },
+    #[error("{count} images as layers; at most {most} are accepted")]
+    Many { count: usize, most: usize },
 }

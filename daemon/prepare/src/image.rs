@@ -1,7 +1,7 @@
 //! The image of a tree: metadata as EROFS, with a UUID and a digest that depend on nothing else.
 
 use crate::attributes::Attributes;
-use crate::data_file::DataFile;
+use crate::data_file::LayerData;
 use crate::error::PrepareError;
 use crate::hex::Hex;
 use crate::output::{Folder, NewFile};
@@ -28,7 +28,7 @@ pub(crate) struct WrittenImage {
 pub(crate) fn image_tree<'a>(
     tree: LayerTree,
     devices: &[Option<u16>],
-    files: impl Iterator<Item = &'a DataFile>,
+    files: impl Iterator<Item = &'a LayerData>,
 ) -> Tree {
     let inodes = tree.into_nodes().into_iter().map(|node| inode(node, devices)).collect();
     Tree { inodes, devices: files.map(device).collect() }
@@ -60,12 +60,12 @@ fn file(data: FileData, devices: &[Option<u16>]) -> ImageFile {
     ImageFile { size: data.size, extents: extents.collect() }
 }
 
-fn device(file: &DataFile) -> NewDevice {
+fn device(file: &LayerData) -> NewDevice {
     let mut tag = [0; 64];
-    for (place, digit) in tag.iter_mut().zip(file.digest.to_string().bytes()) {
+    for (place, digit) in tag.iter_mut().zip(file.digest().to_string().bytes()) {
         *place = digit;
     }
-    NewDevice { tag, blocks: file.len / BLOCK_LEN as u64 }
+    NewDevice { tag, blocks: file.len() / BLOCK_LEN as u64 }
 }
 
 /// Writes the image to a file without a name.

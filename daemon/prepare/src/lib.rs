@@ -1,10 +1,10 @@
 //! Prepares shares: from a directory, a tar file or an OCI image to an EROFS image of metadata and
 //! one data file per layer.
 //!
-//! A source goes through three stages. `directory`, `tar` and `oci` read it, put each entry into
-//! the tree (`tree`) and write file data to a data file at once (`data_file`). `image` turns the
-//! tree into an image. `output` publishes the files when all are on disk. `inspect` reads an image
-//! back.
+//! A source goes through three stages. `directory`, `tar`, `oci` and `layer_images` read it, put
+//! each entry into the tree (`tree`) and write file data to a data file at once (`data_file`).
+//! `image` turns the tree into an image. `output` publishes the files when all are on disk.
+//! `inspect` reads an image back.
 //!
 //! Archives come from elsewhere. They are parsed without panics and within `limits`.
 
@@ -17,7 +17,9 @@ mod error;
 mod fixture;
 mod hex;
 mod image;
+mod image_file;
 mod inspect;
+mod layer_images;
 mod limits;
 mod oci;
 mod output;
@@ -31,7 +33,7 @@ pub mod verity;
 mod xattrs;
 
 pub use data_file::Align;
-pub use error::{ArchiveError, DirectoryError, LayoutError, PrepareError};
+pub use error::{ArchiveError, DirectoryError, LayerImageError, LayoutError, PrepareError};
 pub use inspect::{
     InspectError, InspectRequest, InspectedLayer, Inspection, LayerState, TreeSummary, inspect,
 };

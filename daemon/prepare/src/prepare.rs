@@ -1,7 +1,7 @@
 //! The stages of `prepare`, in their order: the source, the tree, the image, the names.
 
 use crate::compressed::TarBytes;
-use crate::data_file::{Align, DataFile, DataWriter};
+use crate::data_file::{Align, DataFile, DataWriter, LayerData};
 use crate::error::{DirectoryError, PrepareError};
 use crate::image;
 use crate::oci::OciImage;
@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use crate::source::{Counted, SourceArg};
 use crate::tree::LayerTree;
 use crate::verity::VerityDigest;
-use crate::{directory, tar};
+use crate::{directory, layer_images, tar};
 use rustix::fs::FileType;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -77,15 +77,20 @@ pub fn prepare(
     let tree = image::image_tree(tree, &devices.of_layers, devices.files.iter());
     let (image_file, written) = image::write((&outputs.image_folder, outputs.image), &tree)?;
     drop(tree);
-    let data_bytes = devices.files.iter().map(DataFile::data_len).sum();
+    let data_bytes = devices.files.iter().map(LayerData::data_len).sum();
     let mut published = Vec::new();
     let mut held = names.hold()?;
     let finish = || -> Result<Vec<PreparedData>, OutputError> {
         let mut data_files = Vec::new();
         for file in devices.files {
-            let path = outputs.data_folder.path_of(&DataFile::name_of(file.digest));
-            let len = file.len;
-            let new = file.publish(&mut held)?;
+            let len = file.len();
+            let (path, new) = match file {
+                LayerData::Given(file) => (file.path, None),
+                LayerData::Written(file) => {
+                    let path = outputs.data_folder.path_of(&DataFile::name_of(file.digest));
+                    (path, file.publish(&mut held)?)
+                }
+            };
             data_files.push(PreparedData { path, len, is_reused: new.is_none() });
             published.extend(new);
         }
@@ -170,11 +175,23 @@ fn read_source(
     outputs: &Outputs<'_>,
     tree: &mut LayerTree,
     progress: &mut dyn Progress,
-) -> Result<Vec<Option<DataFile>>, PrepareError> {
+) -> Result<Vec<Option<LayerData>>, PrepareError> {
     let folder = &outputs.data_folder;
-    if let SourceArg::Oci { directory, tag } = &request.source {
-        let image = OciImage::choose(directory, tag.as_deref())?;
-        return image.read(tree, (folder, request.align), progress);
+    let images = match &request.source {
+        SourceArg::Oci { directory, tag } => {
+            let image = OciImage::choose(directory, tag.as_deref())?;
+            let files = image.read(tree, (folder, request.align), progress)?;
+            return Ok(files.into_iter().map(|file| file.map(LayerData::Written)).collect());
+        }
+        SourceArg::LayerImages(paths) => Some(paths.as_slice()),
+        SourceArg::Path(path) if is_layer_image(path) => Some(std::slice::from_ref(path)),
+        SourceArg::Path(_) | SourceArg::StandardInput => None,
+    };
+    if let Some(paths) = images {
+        let tails = layer_images::tails_layer(paths.len())?;
+        let mut tails = DataWriter::create(folder, Align::Page, tails)?;
+        let files = layer_images::read(paths, (tree, &mut tails), progress)?;
+        return Ok(layer_images::with_tails(files, tails.finish()?));
     }
     let mut data = DataWriter::create(folder, request.align, tree.layer())?;
     match &request.source {
@@ -197,9 +214,15 @@ fn read_source(
         SourceArg::StandardInput => {
             read_tar("standard input", io::stdin().lock(), (tree, &mut data), progress)?;
         }
-        SourceArg::Oci { .. } => {}
+        SourceArg::Oci { .. } | SourceArg::LayerImages(_) => {}
     }
-    Ok(vec![data.finish()?])
+    Ok(vec![data.finish()?.map(LayerData::Written)])
+}
+
+/// Returns whether a path leads to an EROFS image. Other files are opened again as what they are.
+fn is_layer_image(path: &Path) -> bool {
+    let is_file = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    is_file && File::open(path).is_ok_and(|file| layer_images::is_image(&file))
 }
 
 fn is_directory(path: &Path) -> Result<bool, DirectoryError> {
@@ -226,19 +249,19 @@ fn read_tar(
 /// The data files of an image. Layers with the same data share one.
 #[derive(Debug)]
 struct Devices {
-    files: Vec<DataFile>,
+    files: Vec<LayerData>,
     /// The position in `files` of each layer's data.
     of_layers: Vec<Option<u16>>,
 }
 
 impl Devices {
-    fn of(layers: Vec<Option<DataFile>>) -> Self {
+    fn of(layers: Vec<Option<LayerData>>) -> Self {
         let mut known: BTreeMap<VerityDigest, u16> = BTreeMap::new();
         let mut devices = Self { files: Vec::new(), of_layers: Vec::with_capacity(layers.len()) };
         for file in layers {
             let position = file.map(|file| {
                 let next = u16::try_from(devices.files.len()).unwrap_or(u16::MAX);
-                let position = *known.entry(file.digest).or_insert(next);
+                let position = *known.entry(file.digest()).or_insert(next);
                 if position == next {
                     devices.files.push(file);
                 }

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 pub enum SourceArg {
     /// A directory or a tar file.
     Path(PathBuf),
+    /// EROFS images that hold their data, the lowest layer first.
+    LayerImages(Vec<PathBuf>),
     /// A tar file from standard input.
     StandardInput,
     /// An OCI image layout.
@@ -24,6 +26,23 @@ pub enum SourceArg {
 }
 
 impl SourceArg {
+    /// Returns the source that several SOURCEs are: images whose metadata is merged.
+    ///
+    /// # Errors
+    /// The first SOURCE that cannot be one of several, as the command line has it.
+    pub fn several(sources: Vec<Self>) -> Result<Self, String> {
+        let mut paths = Vec::with_capacity(sources.len());
+        for source in sources {
+            match source {
+                Self::Path(path) => paths.push(path),
+                Self::LayerImages(more) => paths.extend(more),
+                Self::StandardInput => return Err("-".to_owned()),
+                Self::Oci { directory, .. } => return Err(format!("oci:{}", directory.display())),
+            }
+        }
+        Ok(if let [path] = paths.as_slice() { Self::Path(path.clone()) } else { Self::LayerImages(paths) })
+    }
+
     /// Parses a SOURCE: `-`, `oci:DIR[:TAG]` or a path. DIR ends at the first colon.
     ///
     /// # Errors

@@ -1,12 +1,14 @@
 //! The fs-verity digest of a stream of bytes: SHA-256, blocks of 4 KiB, no salt.
 //!
 //! The source is Documentation/filesystems/fsverity.rst of Linux, "Merkle tree" and "fs-verity
-//! descriptor". `fsverity digest FILE` prints the same value. This file does no I/O and does not
-//! ask the kernel for a digest.
+//! descriptor". `fsverity digest FILE` prints the same value. The kernel is not asked for a digest.
 
 use crate::hex::Hex;
+use crate::limits;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 
 /// Bytes of one block of the data and of the tree.
 pub const BLOCK_LEN: usize = 4096;
@@ -21,6 +23,21 @@ const ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
 pub struct VerityDigest(pub [u8; HASH_LEN]);
 
 impl VerityDigest {
+    /// Computes the digest of a file from its current position on.
+    ///
+    /// # Errors
+    /// Those of read(2).
+    pub fn of(mut file: &File) -> io::Result<Self> {
+        let mut hasher = VerityHasher::new();
+        let mut buffer = vec![0; limits::READ_LEN];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(hasher.finish()),
+                read => hasher.update(buffer.get(..read).unwrap_or_default()),
+            }
+        }
+    }
+
     /// Parses 64 hexadecimal digits in lower case, the tag of a data file.
     pub fn parse(digits: &[u8]) -> Option<Self> {
         let value = |digit: u8| match digit {

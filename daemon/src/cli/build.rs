@@ -82,6 +82,7 @@ impl RunError {
     /// Returns whether the command line or the policy file is wrong.
     pub(super) const fn is_usage(&self) -> bool {
         matches!(self, Self::Policy(_) | Self::PathRules(_) | Self::Answer(AnswerError::Policy(_)))
+            || matches!(self, Self::Prepare(error) if error.is_usage())
     }
 }
 

@@ -13,7 +13,8 @@ use crate::transport::vhost_user::{ServeError, Tag};
 use pinhole_erofs::write::{InodeFault, WriteError};
 use pinhole_policy::Policy;
 use pinhole_prepare::{
-    ArchiveError, DirectoryError, InspectError, LayoutError, OutputError, PrepareError, TreeError,
+    ArchiveError, DirectoryError, InspectError, LayerImageError, LayoutError, OutputError, PrepareError,
+    TreeError,
 };
 use std::io;
 
@@ -132,6 +133,7 @@ fn prepare_rows() -> impl IntoIterator<Item = Row> {
     let fault = InodeFault::Permissions(0o10_000);
     let commands = rows! { PrepareCommandError:
         Prepare(prepare()) => ["prepare: ", "interrupted", "run it again"],
+        Several("-".into()) => ["SOURCE: ", "- cannot", "give one SOURCE, or only EROFS images"],
         Signals(source()) => ["host: ", "no storage space", "raise the limit"],
         Output(source()) => ["standard output: ", "no storage space", "use an output"],
     };
@@ -139,6 +141,7 @@ fn prepare_rows() -> impl IntoIterator<Item = Row> {
         Directory(DirectoryError::Inside { path: "/s/out".into() }) => ["/s/out: ", "written there", "outside"],
         Archive(ArchiveError::Compression { archive: "a".into(), with: "xz" }) => ["a: ", "xz", "give tar, plain"],
         Layout(LayoutError::Digest { path: "/l".into(), digest: "md5:0".into() }) => ["/l: ", "md5:0", "only sha256:"],
+        LayerImage(LayerImageError::Many { count: 300, most: 256 }) => ["300 images ", "300", "at most 256"],
         Output(OutputError::Exists { path: "/i".into() }) => ["/i: ", "exists", "give --force"],
         Image { path: "/i".into(), source: WriteError::Inode { index: 1, fault } } => ["/i: ", "0o10000", "give a smaller"],
     };
@@ -158,6 +161,7 @@ fn prepare_rows() -> impl IntoIterator<Item = Row> {
     };
     let inspect = rows! { InspectError:
         Read { path: "/i".into(), source: source() } => ["/i: ", "no storage space", "give an image"],
+        DataCount { path: "/i".into(), given: 1, needed: 2 } => ["/i: ", "1 data files", "give all of them or none"],
         Format { path: "/i".into(), why: "no magic".into() } => ["/i: ", "no magic", "give an image of `pinhole prepare`"],
     };
     commands.into_iter().chain(inspects).chain(inspect).chain(all).chain(outputs)
@@ -192,7 +196,17 @@ fn source_rows() -> impl IntoIterator<Item = Row> {
         Link { target: "t".into(), why: "is not there" } => ["it is a hard link ", "\"t\"", "put its target before"],
         Root {} => ["the root ", "not a directory", "put only attributes"],
     };
-    directories.into_iter().chain(archives).chain(trees)
+    let path = || "/l".into();
+    let images = rows! { LayerImageError:
+        Read { path: path(), source: source() } => ["/l: ", "not found", "give an EROFS image"],
+        Format { path: path(), why: "no magic".into() } => ["/l: ", "no magic", "give uncompressed EROFS images"],
+        Devices { path: path(), count: 2 } => ["/l: ", "2 data files", "give images that hold their data"],
+        Entry { path: path(), entry: "b".into(), source: tree() } => ["/l: entry \"b\": ", "root", "attributes"],
+        Damaged { path: path(), entry: "b".into(), why: "bad".into() } => ["/l: entry \"b\": ", "bad", "make the image again"],
+        Overlay { path: path(), entry: "b".into(), name: "x".into() } => ["/l: entry \"b\": ", "x means", "only whiteouts"],
+        Many { count: 300, most: 256 } => ["300 images ", "300", "at most 256"],
+    };
+    directories.into_iter().chain(archives).chain(trees).chain(images)
 }
 
 fn layout_rows() -> impl IntoIterator<Item = Row> {

@@ -93,6 +93,7 @@ Examples:
   pinhole prepare root.tar.zst -o root.erofs --align 2M
   pinhole prepare oci:/srv/layout:1.2 -o /srv/images/app.erofs --data-dir /srv/layers
   docker export CONTAINER | pinhole prepare - -o root.erofs
+  pinhole prepare base/layer.erofs app/layer.erofs -o app.erofs
 
 Exit status:
   0  the image was made

@@ -19,6 +19,12 @@ pub struct InspectArgs {
     /// Folder of the data files [default: that of IMAGE].
     #[arg(long, value_name = "DIR", help_heading = "Input")]
     pub data_dir: Option<PathBuf>,
+    /// Data file of the image; may be given several times.
+    ///
+    /// Give all of them, in the order of the image's device table. By default they have the names
+    /// in the table (`DIGEST.data`).
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir", help_heading = "Input")]
+    pub data: Vec<PathBuf>,
     /// Read the data files too, and compare their digests.
     #[arg(long, help_heading = "Input")]
     pub verify_data: bool,
@@ -44,8 +50,8 @@ const PROBLEMS: u8 = 1;
 /// # Errors
 /// [`InspectCommandError`].
 pub(super) fn run(args: InspectArgs) -> Result<ExitCode, InspectCommandError> {
-    let InspectArgs { image, data_dir, verify_data, json } = args;
-    let request = InspectRequest { image, data_dir, verify_data };
+    let InspectArgs { image, data_dir, data, verify_data, json } = args;
+    let request = InspectRequest { image, data_dir, data, verify_data };
     let inspection = pinhole_prepare::inspect(&request)?;
     let written = if json {
         report::answer(format_args!("{:#}", as_json(&request, &inspection)))

@@ -17,14 +17,18 @@ use std::process::ExitCode;
 /// Options of `prepare`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct PrepareArgs {
-    /// The directory, tar file or OCI image layout.
+    /// The directory, tar file, OCI image layout, or EROFS images.
     ///
     /// A directory is read with the rights of the caller, across mounts, without following
     /// symlinks; it must not change meanwhile. A tar file may be compressed with gzip or zstd. From
     /// `oci:DIR`, the layers of the image with the tag TAG are applied, or of the only image; of an
     /// image for several platforms, that for this host.
-    #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(|text| SourceArg::parse(&text)))]
-    pub source: SourceArg,
+    ///
+    /// Of EROFS images that hold their data, such as containerd's `layer.erofs` files, the metadata
+    /// is merged, the lowest layer first, with whiteouts of overlayfs. The images stay the data
+    /// files: serve the result with `--data FILE` for each file that the answer lists.
+    #[arg(value_name = "SOURCE", required = true, value_parser = OsStringValueParser::new().try_map(|text| SourceArg::parse(&text)))]
+    pub sources: Vec<SourceArg>,
     /// The image to write; its folder must exist.
     #[arg(short, long, value_name = "IMAGE", help_heading = "Output")]
     pub output: PathBuf,
@@ -56,6 +60,26 @@ pub struct PrepareArgs {
     pub json: bool,
 }
 
+impl PrepareArgs {
+    /// Returns the source.
+    ///
+    /// # Errors
+    /// The SOURCE that cannot be one of several.
+    fn source(&self) -> Result<SourceArg, String> {
+        match self.sources.as_slice() {
+            [source] => Ok(source.clone()),
+            sources => SourceArg::several(sources.to_vec()),
+        }
+    }
+}
+
+impl PrepareCommandError {
+    /// Returns whether the command line is wrong.
+    pub(super) const fn is_usage(&self) -> bool {
+        matches!(self, Self::Several(_))
+    }
+}
+
 /// An alignment, as `--align` takes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "explained at --align")]
@@ -72,6 +96,8 @@ pub enum AlignArg {
 pub(super) enum PrepareCommandError {
     #[error(transparent)]
     Prepare(#[from] PrepareError),
+    #[error("SOURCE: {0} cannot be one of several; give one SOURCE, or only EROFS images")]
+    Several(String),
     #[error("host: cannot wait for signals: {0}; raise the limit on threads (TasksMax, RLIMIT_NPROC)")]
     Signals(io::Error),
     #[error("standard output: cannot write the answer: {0}; use an output that stays open")]
@@ -83,6 +109,7 @@ pub(super) enum PrepareCommandError {
 /// # Errors
 /// [`PrepareCommandError`].
 pub(super) fn run(args: PrepareArgs) -> Result<ExitCode, PrepareCommandError> {
+    let source = args.source().map_err(PrepareCommandError::Several)?;
     let names = TemporaryNames::default();
     remove_at_signal(names.clone()).map_err(PrepareCommandError::Signals)?;
     let align = match args.align {
@@ -90,7 +117,7 @@ pub(super) fn run(args: PrepareArgs) -> Result<ExitCode, PrepareCommandError> {
         AlignArg::HugePage => Align::HugePage,
     };
     let request = Request {
-        source: args.source,
+        source,
         image: args.output,
         data_dir: args.data_dir,
         force: args.force,

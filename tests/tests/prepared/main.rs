@@ -9,6 +9,7 @@ mod kernel_mount;
 mod prepare_command;
 mod prepare_directory;
 mod prepare_inspect;
+mod prepare_layers;
 mod prepare_oci;
 mod prepare_output;
 mod prepare_tar;

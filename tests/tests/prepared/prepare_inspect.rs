@@ -65,7 +65,7 @@ fn problems_are_named_and_end_with_status_one() {
     let found: serde_json::Value = serde_json::from_str(&changed.stdout).unwrap();
     assert_eq!((changed.code, found["layers"][0]["state"].as_str()), (Some(1), Some("wrong")));
     let problem = found["problems"][0].as_str().unwrap();
-    assert!(problem.contains(".data: its bytes are not those that its name says"), "{problem}");
+    assert!(problem.contains(".data: its bytes are not those that the image expects"), "{problem}");
     let text = place.pinhole("inspect source/file");
     assert_eq!(text.code, Some(1));
     assert!(

@@ -4,16 +4,14 @@
 //! attribute and extent. File data is read only to compare the digests of data files, if that is
 //! asked for.
 
-mod image_file;
 mod pass;
 mod summary;
 
 use crate::data_file::DataFile;
 use crate::hex::Hex;
+use crate::image_file::ImageFile;
 use crate::limits;
-use crate::output::{Folder, OutputError, TemporaryNames};
 use crate::verity::VerityDigest;
-use image_file::ImageFile;
 use pinhole_erofs::{Device, Image, OpenError, Superblock};
 use sha2::{Digest as _, Sha256};
 use std::error::Error as _;
@@ -30,6 +28,8 @@ pub struct InspectRequest {
     pub image: PathBuf,
     /// The folder of the data files. `None`: that of the image.
     pub data_dir: Option<PathBuf>,
+    /// The data files in the order of the device table. Empty: they have the names in the table.
+    pub data: Vec<PathBuf>,
     /// Read the data files and compare their digests.
     pub verify_data: bool,
 }
@@ -85,6 +85,8 @@ pub enum InspectError {
     Read { path: PathBuf, source: io::Error },
     #[error("{}: {why}; give an image of `pinhole prepare`, or an uncompressed EROFS image", path.display())]
     Format { path: PathBuf, why: String },
+    #[error("{}: {given} data files are given, but it has {needed}; give all of them or none", path.display())]
+    DataCount { path: PathBuf, given: usize, needed: usize },
 }
 
 /// Inspects an image.
@@ -106,11 +108,15 @@ pub fn inspect(request: &InspectRequest) -> Result<Inspection, InspectError> {
     let superblock = Image::probe(&source).map_err(format)?;
     let mut problems = Vec::new();
     let folder = request.data_dir.as_deref().or(path.parent()).unwrap_or(Path::new(""));
-    let layers: Vec<_> = superblock
-        .devices
-        .iter()
-        .map(|device| inspect_layer(device, folder, request.verify_data, &mut problems))
-        .collect();
+    if !request.data.is_empty() && request.data.len() != superblock.devices.len() {
+        let (given, needed) = (request.data.len(), superblock.devices.len());
+        return Err(InspectError::DataCount { path: path.to_owned(), given, needed });
+    }
+    let mut layers = Vec::with_capacity(superblock.devices.len());
+    for (number, device) in superblock.devices.iter().enumerate() {
+        let place = LayerPlace { folder, given: request.data.get(number) };
+        layers.push(inspect_layer(device, &place, request.verify_data, &mut problems));
+    }
     // The image is checked as if all its data files had the right length.
     let lens: Vec<_> = superblock.devices.iter().map(Device::bytes).collect();
     let (features, uuid) = (features(&superblock), Hex(&superblock.uuid).to_string());
@@ -130,43 +136,53 @@ fn digest(mut file: &File) -> io::Result<String> {
     }
 }
 
+/// Where a data file may be.
+struct LayerPlace<'a> {
+    folder: &'a Path,
+    /// The path that the command line gives.
+    given: Option<&'a PathBuf>,
+}
+
 /// Finds the data file of a device.
-fn inspect_layer(device: &Device, folder: &Path, verify: bool, problems: &mut Vec<String>) -> InspectedLayer {
+fn inspect_layer(
+    device: &Device,
+    place: &LayerPlace<'_>,
+    verify: bool,
+    problems: &mut Vec<String>,
+) -> InspectedLayer {
     let tag = device.tag.split(|byte| *byte == 0).next().unwrap_or_default();
     let (bytes, shown) = (device.bytes(), tag.escape_ascii().to_string());
-    let mut layer = InspectedLayer { tag: shown, bytes, path: None, state: LayerState::Wrong };
-    let Some(digest) = VerityDigest::parse(tag) else {
+    let digest = VerityDigest::parse(tag);
+    let named = digest.map(|digest| place.folder.join(DataFile::name_of(digest)));
+    let path = place.given.cloned().or(named);
+    let mut layer = InspectedLayer { tag: shown, bytes, path, state: LayerState::Wrong };
+    let Some(path) = &layer.path else {
         problems
-            .push(format!("data file \"{}\": its name is no digest; serve it with --data FILE", layer.tag));
+            .push(format!("data file \"{}\": its name is no digest; give it with --data FILE", layer.tag));
         return layer;
     };
-    let path = folder.join(DataFile::name_of(digest));
-    match check_layer(folder, digest, bytes, verify) {
+    match check_layer(path, digest.filter(|_| verify), bytes) {
         Ok(state) => layer.state = state,
         Err(why) => problems.push(format!("{}: {why}", path.display())),
     }
-    layer.path = Some(path);
     layer
 }
 
-fn check_layer(folder: &Path, digest: VerityDigest, bytes: u64, verify: bool) -> Result<LayerState, String> {
-    let folder = Folder::open(folder, &TemporaryNames::default()).map_err(|error| error.to_string())?;
-    let opened = folder.read(&DataFile::name_of(digest)).and_then(|file| file.metadata());
-    let metadata =
-        opened.map_err(|error| format!("cannot open the data file: {error}; give --data-dir DIR"))?;
+/// Compares a data file with its length, and with a digest if there is one.
+fn check_layer(path: &Path, digest: Option<VerityDigest>, bytes: u64) -> Result<LayerState, String> {
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
+    let remedy = "give --data-dir DIR or --data FILE";
+    let (metadata, file) = opened.map_err(|error| format!("cannot open the data file: {error}; {remedy}"))?;
     if !metadata.is_file() || metadata.len() < bytes {
         let found = metadata.len();
         return Err(format!("the data file has {found} bytes instead of {bytes}; copy it again"));
     }
-    if !verify {
-        return Ok(LayerState::Present);
-    }
-    match DataFile::check(&folder, digest, bytes) {
-        Ok(()) => Ok(LayerState::Verified),
-        Err(OutputError::DataChanged { .. }) => {
-            Err("its bytes are not those that its name says; copy it again".to_owned())
-        }
-        Err(error) => Err(error.to_string()),
+    let Some(digest) = digest else { return Ok(LayerState::Present) };
+    let found = VerityDigest::of(&file).map_err(|error| format!("cannot read the data file: {error}"))?;
+    if found == digest {
+        Ok(LayerState::Verified)
+    } else {
+        Err("its bytes are not those that the image expects; copy it again".to_owned())
     }
 }
 

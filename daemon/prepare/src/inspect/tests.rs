@@ -3,6 +3,7 @@
 use super::*;
 use crate::data_file::Align;
 use crate::fixture::Unseen;
+use crate::output::TemporaryNames;
 use crate::prepare::{Prepared, Request, prepare};
 use crate::source::SourceArg;
 use proptest::prelude::*;
@@ -46,7 +47,7 @@ impl Fixture {
     }
 
     fn inspect(&self, verify_data: bool) -> Result<Inspection, InspectError> {
-        inspect(&InspectRequest { image: self.image(), data_dir: None, verify_data })
+        inspect(&InspectRequest { image: self.image(), data_dir: None, data: Vec::new(), verify_data })
     }
 
     fn problems(&self, verify_data: bool) -> Vec<String> {
@@ -88,7 +89,8 @@ fn data_file_that_is_wrong_is_a_problem() {
     changed[3] ^= 1;
     fs::write(data, &changed).unwrap();
     assert_eq!(fixture.problems(false), [] as [String; 0]);
-    let expected = format!("{}: its bytes are not those that its name says; copy it again", data.display());
+    let expected =
+        format!("{}: its bytes are not those that the image expects; copy it again", data.display());
     assert_eq!(fixture.problems(true), [expected]);
     fs::write(data, &bytes[..bytes.len() - 1]).unwrap();
     let problem = fixture.problems(false).concat();
@@ -155,7 +157,7 @@ proptest! {
         }
         let damaged = WHOLE.folder.path().join("damaged");
         fs::write(&damaged, &image).unwrap();
-        let request = InspectRequest { image: damaged, data_dir: None, verify_data: false };
+        let request = InspectRequest { image: damaged, data_dir: None, data: Vec::new(), verify_data: false };
         if let Ok(inspection) = inspect(&request) {
             prop_assert!(inspection.problems.len() <= 2 * limits::PROBLEMS_MAX);
             prop_assert!(inspection.problems.iter().all(|problem| !problem.contains('\n')));

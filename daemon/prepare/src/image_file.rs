@@ -13,7 +13,7 @@ const PARTS: usize = 64;
 
 /// An image file with the parts that were read last.
 #[derive(Debug)]
-pub(super) struct ImageFile {
+pub(crate) struct ImageFile {
     file: File,
     len: u64,
     /// Number and bytes of a part, at the place that its number gives.
@@ -21,7 +21,7 @@ pub(super) struct ImageFile {
 }
 
 impl ImageFile {
-    pub(super) fn new(file: File, len: u64) -> Self {
+    pub(crate) fn new(file: File, len: u64) -> Self {
         Self { file, len, parts: RefCell::new(vec![(u64::MAX, Vec::new()); PARTS]) }
     }
 
