@@ -196,6 +196,7 @@ fn an_image_is_an_alternative_to_a_directory() {
     let image = |data: &[&str]| PreparedConfig {
         image: "/i".into(),
         data: data.iter().map(PathBuf::from).collect(),
+        data_dir: None,
         digest: None,
         verify_data: false,
     };
@@ -251,7 +252,7 @@ fn options_without_meaning_for_an_image_are_refused() {
         let option = words.split(' ').next().unwrap();
         assert!(line.starts_with(option) && line.contains("--prepared"), "{words}: {line}");
     }
-    for words in ["--data /d", "--verify-data", "--image-digest sha256:"] {
+    for words in ["--data /d", "--data-dir /d", "--verify-data", "--image-digest sha256:"] {
         let digits = if words.ends_with(':') { "0".repeat(64) } else { String::new() };
         let line = config(&format!("pinhole --shared-dir /d --socket-path /s {words}{digits}"));
         let line = line.unwrap_err().to_string();

@@ -21,7 +21,7 @@ pinhole --shared-dir DIR --socket-path SOCKET [OPTIONS]   share DIR with one VM
 /// The end of the overview.
 pub(super) const SERVE_NOTES: &str = "\
 Less common, see `pinhole help`: --no-killpriv-v2 --allow-idmap --preserve-noatime --allow-mmap
-  --no-readdirplus --no-announce-submounts --modcaps --uid-map --gid-map --poll-us --data
+  --no-readdirplus --no-announce-submounts --modcaps --uid-map --gid-map --poll-us --data --data-dir
   --image-digest --verify-data --inode-file-handles --print-capabilities -h, --help -V, --version
 Accepted for virtiofsd: -o OPTIONS, --announce-submounts, --killpriv-v2, --socket, -d, -f
 
@@ -32,8 +32,8 @@ Examples:
 /// The end of the overview of `mount`.
 pub(super) const MOUNT_NOTES: &str = "\
 Less common, see `pinhole help mount`: --no-killpriv-v2 --allow-idmap --preserve-noatime
-  --allow-mmap --no-readdirplus --no-announce-submounts --modcaps --data --image-digest
-  --verify-data --inode-file-handles -h, --help
+  --allow-mmap --no-readdirplus --no-announce-submounts --modcaps --data --data-dir
+  --image-digest --verify-data --inode-file-handles -h, --help
 Accepted for virtiofsd: --announce-submounts, --killpriv-v2, -d
 
 Examples:

@@ -18,10 +18,13 @@ pub struct PreparedArgs {
     pub prepared: Vec<PathBuf>,
     /// Data file of the image; may be given several times.
     ///
-    /// Give all of them, in the order of the image's device table. By default they are beside the
-    /// image, by the names in the table (`DIGEST.data`).
+    /// Give all of them, in the order of the image's device table. By default they are found by the
+    /// names in the table, `DIGEST.data`.
     #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Share")]
     pub data: Vec<PathBuf>,
+    /// Folder of the image's data files [default: that of the image].
+    #[arg(long, value_name = "DIR", conflicts_with = "data", hide_short_help = true, help_heading = "Share")]
+    pub data_dir: Option<PathBuf>,
     /// Digest that the image must have, `sha256:HEX`.
     ///
     /// The SHA-256 of the file IMAGE, as `pinhole prepare` and `sha256sum` print it. It covers all
@@ -46,6 +49,7 @@ impl PreparedArgs {
             [] => {
                 let options = [
                     ("--data", !self.data.is_empty()),
+                    ("--data-dir", self.data_dir.is_some()),
                     ("--image-digest", self.image_digest.is_some()),
                     ("--verify-data", self.verify_data),
                 ];
@@ -60,6 +64,7 @@ impl PreparedArgs {
         Ok(Some(PreparedConfig {
             image,
             data: self.data.clone(),
+            data_dir: self.data_dir.clone(),
             digest: self.image_digest,
             verify_data: self.verify_data,
         }))

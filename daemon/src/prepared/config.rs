@@ -9,9 +9,11 @@ use std::str::FromStr;
 pub struct PreparedConfig {
     /// The path of IMAGE.
     pub image: PathBuf,
-    /// The data files in the order of the device table. Empty: they are beside IMAGE, by the names
-    /// in the table.
+    /// The data files in the order of the device table. Empty: they are found by the names in the
+    /// table.
     pub data: Vec<PathBuf>,
+    /// The folder of data files that are found by their names. `None`: that of IMAGE.
+    pub data_dir: Option<PathBuf>,
     /// The digest that IMAGE must have.
     pub digest: Option<ImageDigest>,
     /// Read all bytes of the data files and compare them with the digests in the device table.

@@ -34,7 +34,7 @@ pub enum ImageError {
     #[error("--verify-data: the image has no digest of {}: leave it out", path.display())]
     NoDataDigest { path: PathBuf },
     #[error(
-        "{}: {source}; put the image's data file there, or give its path with --data",
+        "{}: {source}; put the image's data file there, or give its folder with --data-dir or its path with --data",
         path.display()
     )]
     Data { path: PathBuf, source: io::Error },

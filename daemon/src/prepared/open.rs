@@ -116,8 +116,8 @@ impl Prepared {
     }
 }
 
-/// Returns the paths of the data files: those that were given, or those beside IMAGE that have the
-/// names in the device table.
+/// Returns the paths of the data files: those that were given, or those that have the names in the
+/// device table.
 fn data_paths(config: &PreparedConfig, superblock: &Superblock) -> Result<Vec<PathBuf>, ImageError> {
     let devices = &superblock.devices;
     if !config.data.is_empty() {
@@ -125,7 +125,8 @@ fn data_paths(config: &PreparedConfig, superblock: &Superblock) -> Result<Vec<Pa
         let complete = needed == given;
         return if complete { Ok(config.data.clone()) } else { Err(ImageError::DataCount { needed, given }) };
     }
-    let folder = config.image.parent().unwrap_or(Path::new(""));
+    let beside = config.image.parent().unwrap_or(Path::new(""));
+    let folder = config.data_dir.as_deref().unwrap_or(beside);
     let named = devices.iter().enumerate().map(|(index, device)| {
         let nameless = || ImageError::NamelessData {
             path: config.image.clone(),

@@ -48,6 +48,11 @@ fn data_files_are_found_by_name_or_given_in_order() {
     let elsewhere = elsewhere.to_str().unwrap();
     let mut guest = Guest::of(&folder, &["--data", elsewhere]);
     guest.entry("file").unwrap();
+    let layers = folder.folder().join("layers");
+    fs::create_dir(&layers).unwrap();
+    fs::hard_link(elsewhere, layers.join(format!("{DATA}.data"))).unwrap();
+    let mut guest = Guest::of(&folder, &["--data-dir", layers.to_str().unwrap()]);
+    guest.entry("file").unwrap();
     let line = refused(&folder, &["--data", elsewhere, "--data", elsewhere]);
     assert!(line.contains("needs 1 data files, 2 are given"), "{line}");
     fs::OpenOptions::new().write(true).open(elsewhere).unwrap().set_len(8192).unwrap();
