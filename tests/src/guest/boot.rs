@@ -123,17 +123,17 @@ fn initramfs(
             archive.file(&format!("modules/{name}"), 0o644, &content);
         }
     }
-    for name in &guest.modules {
-        archive.file(&format!("modules/{name}.ko"), 0o644, &qemu_module(parts, name)?);
+    for module in &guest.modules {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        archive.file(&format!("modules/{name}.ko"), 0o644, &qemu_module(parts, module)?);
     }
     Ok(archive.finish())
 }
 
 /// Returns a module of QEMU's kernel, which the package has compressed.
-fn qemu_module(parts: &Parts, name: &str) -> Result<Vec<u8>, GuestError> {
+fn qemu_module(parts: &Parts, module: &str) -> Result<Vec<u8>, GuestError> {
     let release = Parts::only_child(&parts.qemu()?.join("usr/lib/modules"), "cargo xtask guest --qemu")?;
-    let folder = if name == "overlay" { "overlayfs" } else { name };
-    let path = release.join("kernel/fs").join(folder).join(format!("{name}.ko.xz"));
+    let path = release.join("kernel").join(format!("{module}.ko.xz"));
     let what = "cannot decompress a module of the guest's kernel; run `apt-get install xz-utils`";
     let output = Command::new("xz").arg("-dc").arg(&path).output().map_err(GuestError::host(what))?;
     if output.status.success() {

@@ -143,8 +143,9 @@ impl Guest {
         guest
     }
 
-    /// Loads a file system that QEMU's kernel has as a module: `overlay` or `erofs`. User-mode
-    /// Linux always has overlayfs.
+    /// Loads a module of QEMU's kernel, which `init.sh` must know: `fs/overlayfs/overlay`,
+    /// `fs/erofs/erofs` or `drivers/block/loop`. User-mode Linux always has overlayfs and loop
+    /// devices.
     #[must_use]
     pub fn module(mut self, name: &str) -> Self {
         self.modules.push(name.to_owned());

@@ -20,4 +20,5 @@ mod serve_hostile;
 mod serve_mount;
 mod serve_restart;
 mod serve_start;
+mod serve_verity;
 mod serve_wire;

@@ -50,7 +50,7 @@ pub(super) fn packages(part: Part) -> &'static [&'static str] {
         ],
         // qemu-utils contains qemu-storage-daemon: it serves a disk and logs each write to the
         // disk.
-        Part::Disks => &["btrfs-progs", "e2fsprogs", "erofs-utils", "qemu-utils", "xfsprogs"],
+        Part::Disks => &["btrfs-progs", "e2fsprogs", "erofs-utils", "fsverity", "qemu-utils", "xfsprogs"],
         Part::Tools => &[],
     }
 }

@@ -85,7 +85,7 @@ fn assert_sandbox_works(runtime: Runtime) {
     let sandbox = Sandbox::new();
     let daemon = Started::by(runtime, &sandbox.shared());
     let share = Share::new(daemon.socket(), "kataShared").unmounted();
-    let mut guest = Guest::qemu().module("overlay").attach(share).start(SCRIPT).unwrap();
+    let mut guest = Guest::qemu().module("fs/overlayfs/overlay").attach(share).start(SCRIPT).unwrap();
     wait_for(&mut guest, "sandbox ready", &daemon);
     sandbox.add_container("c1");
     sandbox.start_step("c1-start");

@@ -107,7 +107,7 @@ fn sandbox_with_roots_from_an_image_runs_containers() {
     let of_image = Daemon::of_image(image.path()).unwrap().start().unwrap();
     let said = || format!("{}\n{}", daemon.stderr(), of_image.stderr());
     let mut guest = Guest::qemu()
-        .module("overlay")
+        .module("fs/overlayfs/overlay")
         .attach(Share::new(daemon.socket(), "kataShared").unmounted())
         .attach(Share::new(of_image.socket(), "image-0").unmounted())
         .start(SCRIPT)
