@@ -195,6 +195,14 @@ pub const THREAD_IDLE: Duration = Duration::from_secs(10);
 /// How long to wait before a thread that could not be started is tried again.
 pub const SPAWN_RETRY: Duration = Duration::from_millis(100);
 
+/// Bytes of memory that a daemon with an image reserves at its start, besides those for each
+/// thread: for its session, its DAX window, the backlog of the pool and the log.
+pub const IMAGE_HEAP_LEN: usize = 32 << 20;
+
+/// Bytes that it reserves for each thread that serves requests. They suffice for the longest
+/// message, the list of its buffers, and a reply that has grown to its limit, twice.
+pub const IMAGE_HEAP_LEN_PER_THREAD: usize = 4 << 20;
+
 /// Default time for which a queue thread polls for the next request before it sleeps, on a host
 /// with several processors. A guest takes about this long from a reply to its next request.
 pub const POLL_DEFAULT: Duration = Duration::from_micros(30);

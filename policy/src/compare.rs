@@ -164,7 +164,7 @@ mod tests {
     use crate::{Facilities, Profile};
 
     fn explained(policy: &Policy) -> Explanation {
-        Explanation::new(policy, Facilities::all())
+        Explanation::new(policy, Facilities::OF_A_DIRECTORY)
     }
 
     /// Returns whether the operation is allowed, its errno, and the line of the rule that decides.

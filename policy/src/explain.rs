@@ -92,6 +92,8 @@ pub struct Way {
     pub inherited: bool,
     /// Names of the granted operations that need this way. Empty if no particular operation does.
     pub needed_by: Vec<&'static str>,
+    /// Whether a thread uses this way only to end.
+    pub ends_thread: bool,
     /// Purpose.
     pub why: &'static str,
 }
@@ -163,6 +165,11 @@ impl HostCall {
     pub fn is_filtered(&self) -> bool {
         self.ways.iter().all(|way| !way.when.is_empty())
     }
+
+    /// Returns whether threads make the call only to end.
+    pub fn only_ends_thread(&self) -> bool {
+        self.ways.iter().all(|way| way.ends_thread)
+    }
 }
 
 impl From<&PathRule> for PathShown {
@@ -208,6 +215,7 @@ fn calls(kind: Threads, granted: Access, facilities: Facilities) -> Vec<HostCall
             when: row.when.iter().map(argument).collect(),
             inherited: !row.threads.intersects(kind),
             needed_by: needed_by(row.need, granted),
+            ends_thread: row.ends_thread,
             why: row.why,
         };
         calls.entry(row.call).or_default().push(way);
@@ -250,14 +258,14 @@ mod tests {
 
     #[test]
     fn every_operation_is_explained_with_its_errno() {
-        let explained = Explanation::new(&Policy::of(Profile::Rootfs), Facilities::all());
+        let explained = Explanation::new(&Policy::of(Profile::Rootfs), Facilities::OF_A_DIRECTORY);
         assert_eq!(explained.operations.len(), ACCESSES.len());
         let write = explained.operations.iter().find(|operation| operation.name == "write").unwrap();
         assert_eq!((write.standing, write.errno), (Standing::Denied, Some("EROFS")));
     }
 
     fn standing(policy: &Policy, name: &str) -> (bool, Standing, Option<&'static str>) {
-        let explained = Explanation::new(policy, Facilities::all());
+        let explained = Explanation::new(policy, Facilities::OF_A_DIRECTORY);
         let shown = explained.operations.iter().find(|operation| operation.name == name).unwrap();
         (shown.granted, shown.standing, shown.errno)
     }
@@ -281,7 +289,7 @@ mod tests {
 
     #[test]
     fn control_threads_show_the_calls_of_threads_they_start() {
-        let explained = Explanation::new(&Policy::of(Profile::Share), Facilities::all());
+        let explained = Explanation::new(&Policy::of(Profile::Share), Facilities::OF_A_DIRECTORY);
         let calls =
             |kind: &str| -> Vec<_> { explained.host_calls[kind].iter().map(|call| call.call).collect() };
         for kind in ["queue", "offload"] {
@@ -296,7 +304,7 @@ mod tests {
     #[test]
     fn needed_rights_name_only_operations_that_are_granted() {
         let policy = Policy::of(Profile::Rootfs);
-        let explained = Explanation::new(&policy, Facilities::all());
+        let explained = Explanation::new(&policy, Facilities::OF_A_DIRECTORY);
         let granted: Vec<_> = policy.granted_anywhere().names().collect();
         let needed = explained.capabilities.iter().chain(&explained.landlock);
         let ways = explained.host_calls.values().flatten().flat_map(|call| &call.ways);

@@ -3,6 +3,7 @@
 //! The seccomp filters and `pinhole policy explain` are made from this table. A test compares
 //! docs/internals/host-calls.md with it.
 
+mod prepared;
 mod row;
 mod supervisor;
 mod table;
@@ -19,7 +20,7 @@ pub const ANSWERED: &[CallRow] = threads::ANSWERED;
 
 /// Returns every row, always in the same order.
 pub fn every_row() -> impl Iterator<Item = &'static CallRow> {
-    [table::ROWS, threads::ROWS, supervisor::ROWS].into_iter().flatten()
+    [table::ROWS, prepared::ROWS, threads::ROWS, supervisor::ROWS].into_iter().flatten()
 }
 
 /// Returns the rows of these kinds of threads. `granted` are the accesses that the policy grants
@@ -29,7 +30,10 @@ pub fn rows(
     granted: Access,
     facilities: Facilities,
 ) -> impl Iterator<Item = &'static CallRow> {
-    every_row().filter(move |row| row.threads.intersects(threads) && row.need.applies(granted, facilities))
+    let is_prepared = facilities.contains(Facilities::PREPARED);
+    let of_requests = if is_prepared { prepared::ROWS } else { table::ROWS };
+    let rows = [of_requests, threads::ROWS, supervisor::ROWS].into_iter().flatten();
+    rows.filter(move |row| row.threads.intersects(threads) && row.need.applies(granted, facilities))
 }
 
 #[cfg(test)]
@@ -43,6 +47,7 @@ mod tests {
 
     /// Counts the calls of a queue thread under a profile.
     fn calls_of_queue_thread(profile: Profile, facilities: Facilities) -> usize {
+        let facilities = facilities | profile.facilities();
         let calls = rows(Threads::QUEUE, profile.granted(), facilities).map(|row| row.call);
         calls.collect::<BTreeSet<_>>().len()
     }
@@ -50,9 +55,9 @@ mod tests {
     #[test]
     fn queue_thread_may_make_this_many_calls() {
         let calls = |facilities| Profile::ALL.map(|profile| calls_of_queue_thread(profile, facilities));
-        assert_eq!(calls(ROOT), [31, 31, 14], "full, share, rootfs");
-        assert_eq!(calls(ROOT | Facilities::XATTR), [35, 35, 16], "the same with --xattr");
-        assert_eq!(calls(Facilities::XATTR), [30, 30, 14], "the same, not started by root");
+        assert_eq!(calls(ROOT), [31, 31, 14, 5], "full, share, rootfs, prepared");
+        assert_eq!(calls(ROOT | Facilities::XATTR), [35, 35, 16, 5], "the same with --xattr");
+        assert_eq!(calls(Facilities::XATTR), [30, 30, 14, 5], "the same, not started by root");
     }
 
     /// SIGCONT, a freezer and a tracer may interrupt any wait at any moment. The supervisor is left
@@ -77,11 +82,32 @@ mod tests {
     #[test]
     fn capset_is_permitted_exactly_where_cap_fsetid_is_kept() {
         for access in crate::ACCESSES {
-            let capset = rows(Threads::QUEUE, access.access, Facilities::all());
-            let mut kept = crate::capabilities::rows(access.access, Facilities::all());
+            let all = Facilities::OF_A_DIRECTORY;
+            let capset = rows(Threads::QUEUE, access.access, all);
+            let mut kept = crate::capabilities::rows(access.access, all);
             let is_kept = kept.any(|row| row.name == "CAP_FSETID");
             assert_eq!(capset.filter(|row| row.call == "capset").count() > 0, is_kept, "{}", access.name);
         }
+    }
+
+    #[test]
+    fn queue_thread_of_an_image_may_make_exactly_these_calls() {
+        let granted = Profile::Prepared.granted();
+        let rows = || rows(Threads::QUEUE, granted, Facilities::PREPARED);
+        let calls: BTreeSet<_> = rows().map(|row| row.call).collect();
+        assert_eq!(calls, BTreeSet::from(["epoll_pwait", "futex", "preadv2", "rt_sigreturn", "write"]));
+        for row in rows().filter(|row| row.call != "rt_sigreturn") {
+            assert!(!row.when.is_empty(), "{} with any arguments", row.call);
+        }
+        assert!(rows().all(|row| !row.ends_thread));
+    }
+
+    #[test]
+    fn no_thread_of_an_image_opens_a_file() {
+        let all = Facilities::all() - Facilities::DEV_FUSE;
+        let calls = rows(Threads::INSIDE, Access::all(), all).map(|row| row.call);
+        let opening = ["open", "openat", "openat2", "open_by_handle_at", "name_to_handle_at", "unshare"];
+        assert_eq!(calls.filter(|call| opening.contains(call)).collect::<Vec<_>>(), [""; 0]);
     }
 
     /// None of the calls opens, starts or connects anything, because the supervisor has the rights

@@ -28,7 +28,15 @@ bitflags! {
         const ACL = 1 << 8;
         /// The daemon has created its socket at a path, and removes it when it ends.
         const SOCKET_NAME = 1 << 9;
+        /// The daemon serves a prepared image. It opens no file after its start, and its queue
+        /// threads have memory that was reserved then.
+        const PREPARED = 1 << 10;
     }
+}
+
+impl Facilities {
+    /// Every facility that a daemon may have that serves a directory.
+    pub const OF_A_DIRECTORY: Self = Self::all().difference(Self::PREPARED);
 }
 
 /// The condition under which a row applies.
@@ -40,12 +48,18 @@ pub struct Need {
     pub facility: Facilities,
     /// Accesses of which none may be granted.
     pub unless: Access,
+    /// Facilities of which none may be present.
+    pub without: Facilities,
 }
 
 impl Need {
     /// The condition that is always true.
-    pub const ALWAYS: Self =
-        Self { access: Access::empty(), facility: Facilities::empty(), unless: Access::empty() };
+    pub const ALWAYS: Self = Self {
+        access: Access::empty(),
+        facility: Facilities::empty(),
+        unless: Access::empty(),
+        without: Facilities::empty(),
+    };
 
     /// Creates the condition that at least one of these accesses is granted.
     pub const fn any_of(access: Access) -> Self {
@@ -63,11 +77,18 @@ impl Need {
         Self { facility: self.facility.union(facility), ..self }
     }
 
+    /// Adds the condition that none of these facilities is present.
+    #[must_use]
+    pub const fn without(self, facility: Facilities) -> Self {
+        Self { without: self.without.union(facility), ..self }
+    }
+
     /// Returns whether the condition is true for a daemon with these facilities. `granted` are the
     /// accesses that its policy grants anywhere.
     pub const fn applies(self, granted: Access, facilities: Facilities) -> bool {
         (self.access.is_empty() || granted.intersects(self.access))
             && !granted.intersects(self.unless)
             && facilities.contains(self.facility)
+            && !facilities.intersects(self.without)
     }
 }

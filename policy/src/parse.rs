@@ -113,7 +113,7 @@ fn parse_file(text: &str) -> Result<Policy, SpannedError> {
     }
     let granted = profile.granted().union(allowed).difference(denied);
     let limits = limits(&file)?;
-    let policy = Policy::everywhere(granted).limited(limits);
+    let policy = Policy::everywhere(profile, granted).limited(limits);
     let policy = if file.path.is_empty() {
         policy
     } else {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 /// The permissions and limits of one guest.
 #[derive(Clone, Debug)]
 pub struct Policy {
+    /// The profile that the base set starts from.
+    profile: Profile,
     /// Base set: accesses that are granted where no path rule matches.
     granted: Access,
     /// Accesses that the base set or any path rule grants.
@@ -17,7 +19,7 @@ pub struct Policy {
 impl Policy {
     /// Creates a policy that grants a profile everywhere, without limits.
     pub fn of(profile: Profile) -> Self {
-        Self::everywhere(profile.granted())
+        Self::everywhere(profile, profile.granted())
     }
 
     /// Creates the policy of the profile `full`.
@@ -38,7 +40,7 @@ impl Policy {
             granted: self.granted.difference(access),
             granted_anywhere: self.granted_anywhere.difference(access),
             paths: self.paths.map(|paths| Arc::new(paths.without(access))),
-            limits: self.limits,
+            ..self
         }
     }
 
@@ -46,6 +48,11 @@ impl Policy {
     #[must_use]
     pub fn limited(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Returns the profile that the base set starts from.
+    pub const fn profile(&self) -> Profile {
+        self.profile
     }
 
     /// Returns the base set: the accesses that are granted where no path rule matches.
@@ -91,8 +98,8 @@ impl Policy {
     }
 
     /// Creates a policy that grants these accesses everywhere, without limits.
-    pub(crate) fn everywhere(granted: Access) -> Self {
-        Self { granted, granted_anywhere: granted, paths: None, limits: Limits::default() }
+    pub(crate) fn everywhere(profile: Profile, granted: Access) -> Self {
+        Self { profile, granted, granted_anywhere: granted, paths: None, limits: Limits::default() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Profiles: named sets of accesses.
 
-use crate::Access;
+use crate::{Access, Facilities};
 
 /// A named set of accesses that a policy starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +13,9 @@ pub enum Profile {
     /// Operations that read: look up, stat, list, read, map, and read `user.*`, `security.*` and
     /// ACLs. It serves a tree to run programs from.
     Rootfs,
+    /// The operations of [`Profile::Rootfs`], for a prepared image: the daemon needs few system
+    /// calls and no other right of the host for them.
+    Prepared,
 }
 
 /// The definition of a profile.
@@ -49,7 +52,7 @@ const ROOTFS: Access = Access::LOOKUP
     .union(Access::ACL_READ);
 
 /// The definition of each profile, in the order of [`Profile::ALL`].
-const ROWS: [ProfileRow; 3] = [
+const ROWS: [ProfileRow; 4] = [
     ProfileRow { profile: Profile::Full, name: "full", what: "every operation except ioctls", granted: FULL },
     ProfileRow {
         profile: Profile::Share,
@@ -63,11 +66,17 @@ const ROWS: [ProfileRow; 3] = [
         what: "read, map, stat and list; changes fail with EROFS, ioctls with ENOTTY",
         granted: ROOTFS,
     },
+    ProfileRow {
+        profile: Profile::Prepared,
+        name: "prepared",
+        what: "the operations of rootfs, on a prepared image",
+        granted: ROOTFS,
+    },
 ];
 
 impl Profile {
     /// Every profile, starting with the one that grants most.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Share, Self::Rootfs];
+    pub const ALL: [Self; 4] = [Self::Full, Self::Share, Self::Rootfs, Self::Prepared];
 
     /// Returns the name that the command line and policy files use.
     pub const fn name(self) -> &'static str {
@@ -91,11 +100,20 @@ impl Profile {
 
     /// Returns the definition of the profile.
     const fn row(self) -> &'static ProfileRow {
-        let [full, share, rootfs] = &ROWS;
+        let [full, share, rootfs, prepared] = &ROWS;
         match self {
             Self::Full => full,
             Self::Share => share,
             Self::Rootfs => rootfs,
+            Self::Prepared => prepared,
+        }
+    }
+
+    /// Returns the facilities that every daemon with the profile has.
+    pub const fn facilities(self) -> Facilities {
+        match self {
+            Self::Full | Self::Share | Self::Rootfs => Facilities::empty(),
+            Self::Prepared => Facilities::PREPARED,
         }
     }
 }
@@ -146,7 +164,9 @@ mod tests {
                 "{} in share",
                 row.name
             );
-            assert_eq!(grants(Profile::Rootfs), ROOTFS_HAS.contains(&row.name), "{} in rootfs", row.name);
+            for profile in [Profile::Rootfs, Profile::Prepared] {
+                assert_eq!(grants(profile), ROOTFS_HAS.contains(&row.name), "{} in {profile:?}", row.name);
+            }
         }
     }
 

@@ -336,7 +336,8 @@ pub struct ShareArgs {
     ///
     /// full: all that POSIX offers on a share. share: full without device nodes, overlayfs
     /// whiteouts and the extended attributes trusted.* and security.*. rootfs: read, map, stat and
-    /// list; every change fails with EROFS. `pinhole policy explain --profile share` prints the
+    /// list; changes fail with EROFS, ioctls with ENOTTY. prepared: the same for an image
+    /// (--prepared), where it is the default. `pinhole policy explain --profile share` prints the
     /// whole profile.
     #[arg(long, value_name = "PROFILE", value_enum, help_heading = SANDBOX)]
     pub profile: Option<ProfileArg>,

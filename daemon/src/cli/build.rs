@@ -19,13 +19,13 @@ use crate::sandbox::{SandboxError, Side};
 use crate::session::Session;
 use crate::sync::relay;
 use crate::sys::descriptors::close_strays;
-use crate::sys::memory;
+use crate::sys::memory::{self, Shrinks};
 use crate::sys::signals::set_process_actions;
 use crate::threads::ThreadSetup;
 use crate::transport::{dev_fuse, vhost_user};
 use crate::window::{self, Window};
 use pinhole_policy::host_calls::Threads;
-use pinhole_policy::{Access, Facilities, Limits, Policy};
+use pinhole_policy::{Access, Facilities, Limits, Policy, Profile};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use std::io;
 use std::num::NonZero;
@@ -56,6 +56,11 @@ pub(super) enum RunError {
         .0.display()
     )]
     PathRules(PathBuf),
+    #[error(
+        "--policy {}: its profile prepared is for an image: give --prepared IMAGE, or use the profile rootfs",
+        .0.display()
+    )]
+    NoImage(PathBuf),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
@@ -74,6 +79,8 @@ pub(super) enum RunError {
         "host: cannot start the control thread: {0}; raise the limit on threads (TasksMax, RLIMIT_NPROC)"
     )]
     Control(io::Error),
+    #[error("host: cannot reserve memory: {0}; raise the limits on memory, or lower --thread-pool-size")]
+    Memory(io::Error),
     #[error("host: cannot prepare to serve: {0}; check the limits and the seccomp profile of this process")]
     Io(#[from] io::Error),
 }
@@ -81,8 +88,10 @@ pub(super) enum RunError {
 impl RunError {
     /// Returns whether the command line or the policy file is wrong.
     pub(super) const fn is_usage(&self) -> bool {
-        matches!(self, Self::Policy(_) | Self::PathRules(_) | Self::Answer(AnswerError::Policy(_)))
-            || matches!(self, Self::Prepare(error) if error.is_usage())
+        matches!(
+            self,
+            Self::Policy(_) | Self::PathRules(_) | Self::NoImage(_) | Self::Answer(AnswerError::Policy(_))
+        ) || matches!(self, Self::Prepare(error) if error.is_usage())
     }
 }
 
@@ -122,7 +131,8 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
 }
 
 fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> {
-    memory::use_one_heap().map_err(SandboxError::rights("the allocator to one heap"))?;
+    memory::use_one_heap(heap_shrinks(&serve.share))
+        .map_err(SandboxError::rights("the allocator to one heap"))?;
     let policy = with_locks(policy(&serve.share)?, serve.share.locks);
     let pool_requests_max = pool_requests_max(policy.limits());
     // Made now, because the sandbox forbids memory files.
@@ -179,12 +189,30 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
         signals.watch(image.take_changes())?;
         // The C library prepares its first thread with calls that the filter forbids.
         options.threads.check().map_err(RunError::Control)?;
+        // No thread needs a directory of the host.
+        drop(confined);
+        memory::reserve(reserved_for(&options)).map_err(RunError::Memory)?;
         let session = image_session(image, &serve.share, policy);
         return serve_socket(session, window, (listener, options, signals));
     }
     let surroundings = confine::surroundings(confined, facilities)?;
     let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
     serve_socket(session, window, (listener, options, signals))
+}
+
+/// Returns when the heap shrinks. Threads that serve an image may not change its length.
+fn heap_shrinks(share: &ShareSettings) -> Shrinks {
+    match &share.source {
+        ShareSource::Directory(_) => Shrinks::ByItself,
+        ShareSource::Prepared(_) => Shrinks::OnDemand,
+    }
+}
+
+/// Returns how many bytes to reserve for the threads that serve an image.
+fn reserved_for(options: &vhost_user::DeviceOptions) -> usize {
+    let threads = options.queues().saturating_add(usize::from(options.pool_threads));
+    let of_threads = threads.saturating_mul(limits::IMAGE_HEAP_LEN_PER_THREAD);
+    of_threads.saturating_add(limits::IMAGE_HEAP_LEN)
 }
 
 /// Serves a socket until it is done or a signal ends it.
@@ -211,7 +239,7 @@ fn serve_socket<F: FileSystem + 'static>(
 }
 
 fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> {
-    memory::use_one_heap().map_err(SandboxError::rights("the allocator to one heap"))?;
+    memory::use_one_heap(Shrinks::ByItself).map_err(SandboxError::rights("the allocator to one heap"))?;
     let source = match &mount.share.source {
         ShareSource::Directory(directory) => directory.clone(),
         ShareSource::Prepared(config) => config.image.clone(),
@@ -276,6 +304,11 @@ fn policy(share: &ShareSettings) -> Result<Policy, RunError> {
         (&share.source, &share.policy, policy.paths())
     {
         return Err(RunError::PathRules(path.clone()));
+    }
+    if let (ShareSource::Directory(_), PolicyChoice::File(path), Profile::Prepared) =
+        (&share.source, &share.policy, policy.profile())
+    {
+        return Err(RunError::NoImage(path.clone()));
     }
     Ok(if share.read_only { policy.without_mutations() } else { policy })
 }

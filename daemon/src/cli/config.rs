@@ -342,6 +342,9 @@ fn source(
     args: &ShareArgs,
 ) -> Result<ShareSource, ConfigError> {
     match (args.prepared.config()?, directory) {
+        (None, Some(_)) if args.profile == Some(ProfileArg::Prepared) => {
+            Err(ConfigError::NoImage { option: "--profile prepared" })
+        }
         (None, Some(directory)) => Ok(ShareSource::Directory(directory)),
         (None, None) => Err(ConfigError::NoDirectory),
         (Some(_), Some(_)) => Err(ConfigError::Exclude { first: option, second: "--prepared" }),
@@ -390,7 +393,7 @@ fn share(source: ShareSource, args: &ShareArgs, isolation: Isolation) -> Result<
     let prepared = matches!(source, ShareSource::Prepared(_));
     // An image does not change at all.
     let cache = if prepared { CacheArg::Exclusive } else { args.cache };
-    let default = if prepared { ProfileArg::Rootfs } else { ProfileArg::default() };
+    let default = if prepared { ProfileArg::Prepared } else { ProfileArg::default() };
     let uncached = uncached(cache);
     let descriptors = match args.rlimit_nofile {
         None => DescriptorLimit::Hard,

@@ -201,7 +201,7 @@ fn an_image_is_an_alternative_to_a_directory() {
         verify_data: false,
     };
     assert_eq!(share.source, ShareSource::Prepared(image(&[])));
-    assert_eq!(share.policy, PolicyChoice::Profile(Profile::Rootfs));
+    assert_eq!(share.policy, PolicyChoice::Profile(Profile::Prepared));
     assert!(share.read_only && share.xattr && !share.posix_acl && !share.writeback);
     assert_eq!((share.locks, share.timeouts.negative), (LocksArg::Guest, DAY));
     let data = served(&format!("{base} --data /b --data /a")).share.source;
@@ -214,6 +214,7 @@ fn an_image_is_an_alternative_to_a_directory() {
         "--cache always",
         "--locks none",
         "--profile rootfs",
+        "--profile prepared",
         "--readonly --no-killpriv-v2 --no-announce-submounts",
         "--policy /p",
         "--dax-window 2M --sandbox chroot",

@@ -53,6 +53,7 @@ fn facilities(share: &ShareSettings) -> Facilities {
         (Facilities::IDENTITY, identity),
         (Facilities::NOATIME, share.noatime),
         (Facilities::DEBUG, cfg!(debug_assertions)),
+        (Facilities::PREPARED, !is_directory),
     ];
     rows.into_iter().filter(|(_, wanted)| *wanted).fold(Facilities::empty(), |all, (one, _)| all | one)
 }

@@ -11,9 +11,9 @@ pub struct PreparedArgs {
     /// EROFS image to share instead of a directory, read-only.
     ///
     /// The image is one that `pinhole prepare` has made, or another uncompressed EROFS image with
-    /// blocks of 4 KiB. The profile is rootfs, extended attributes are always served, and the guest
-    /// may keep all that it has read: the image must not change while it is served. To replace an
-    /// image, write another file and rename it. The guest mounts it with `-o ro`.
+    /// blocks of 4 KiB. The profile is prepared, extended attributes are always served, and the
+    /// guest may keep all that it has read: the image must not change while it is served. To
+    /// replace an image, write another file and rename it. The guest mounts it with `-o ro`.
     #[arg(long, value_name = "IMAGE", help_heading = "Share")]
     pub prepared: Vec<PathBuf>,
     /// Data file of the image; may be given several times.

@@ -56,7 +56,8 @@ impl Confined {
         missing: Vec<MissingFeature>,
         confine: impl Fn(Threads) -> io::Result<()> + Send + Sync + 'static,
     ) -> Result<Self, SandboxError> {
-        let proc_fds = places.proc_fds.try_clone();
+        // Without a shared directory, no thread opens a file by name.
+        let proc_fds = places.share.is_some().then(|| places.proc_fds.try_clone()).transpose();
         let threads = proc_fds.and_then(|proc_fds| ThreadSetup::new(proc_fds, confine));
         Ok(Self { places, threads: threads.map_err(|source| SandboxError::Proc { source })?, missing })
     }

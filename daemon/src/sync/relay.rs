@@ -1,6 +1,7 @@
-//! A thread that reads the clock and writes the log for queue threads.
+//! A thread that reads the clock, writes the log and closes descriptors for queue threads.
 //!
-//! The filter of a queue thread has no call for either. Most hosts read the clock without a call,
+//! The filter of a queue thread has no call for the first two, and under some profiles none for the
+//! third. Most hosts read the clock without a call,
 //! but a host whose clock is not in the vDSO makes one for each time. The thread takes no lock but
 //! those of this file, so a queue thread may wait for it while it holds any other lock.
 //!
@@ -22,6 +23,9 @@ static RELAY: Relay = Relay::new();
 
 /// Function that writes lines to the log.
 type LineSink = Mutex<Option<Box<dyn FnMut(Relayed) + Send>>>;
+
+/// A value that is only dropped.
+type Disposed = Box<dyn Send>;
 
 /// The log of this process.
 static SINK: LineSink = Mutex::new(None);
@@ -77,6 +81,8 @@ struct State {
     bytes: usize,
     /// Lines that were lost since lines were written last.
     lost: u64,
+    /// Values to drop.
+    disposed: Vec<Disposed>,
 }
 
 impl fmt::Debug for Relay {
@@ -120,6 +126,14 @@ pub(crate) fn log(level: tracing::Level, text: Vec<u8>) {
     RELAY.add(level, text);
 }
 
+/// Drops a value, which may close a descriptor: here, or on the thread if it serves this one.
+pub(crate) fn dispose(value: impl Send + 'static) {
+    if is_used() {
+        RELAY.state.lock().disposed.push(Box::new(value));
+        RELAY.work.notify_one();
+    }
+}
+
 /// Writes all lines that queue threads have added so far.
 pub(crate) fn flush() {
     RELAY.write_lines(&SINK);
@@ -135,6 +149,7 @@ impl Relay {
                 lines: VecDeque::new(),
                 bytes: 0,
                 lost: 0,
+                disposed: Vec::new(),
             }),
             work: Condvar::new(),
             told: Condvar::new(),
@@ -187,7 +202,9 @@ impl Relay {
     fn serve(&self, sink: &LineSink) {
         let mut unused = CLOCK_TICKS_UNUSED_MAX;
         loop {
-            let is_idle = |state: &mut State| state.asked == state.answered && state.lines.is_empty();
+            let is_idle = |state: &mut State| {
+                state.asked == state.answered && state.lines.is_empty() && state.disposed.is_empty()
+            };
             let is_ticking = unused < CLOCK_TICKS_UNUSED_MAX;
             let until = if is_ticking { clock::now().checked_add(CLOCK_TICK) } else { None };
             let mut state = self.work.wait_while(self.state.lock(), until, is_idle);
@@ -195,6 +212,7 @@ impl Relay {
             let was_asked = state.answered != state.asked;
             state.answered = state.asked;
             let has_lines = !state.lines.is_empty();
+            let disposed = std::mem::take(&mut state.disposed);
             let was_read = self.was_read.swap(false, Ordering::Relaxed);
             unused = if was_asked || was_read { 0 } else { unused.saturating_add(1) };
             self.is_ticking.store(unused < CLOCK_TICKS_UNUSED_MAX, Ordering::Release);
@@ -202,6 +220,7 @@ impl Relay {
             if was_asked {
                 self.told.notify_all();
             }
+            drop(disposed);
             if has_lines {
                 self.write_lines(sink);
             }

@@ -17,30 +17,31 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-/// Prepares threads: each gets its own umask and working directory, and gives up rights that its
-/// kind does not need.
+/// Prepares threads: each gives up rights that its kind does not need. If the daemon serves a
+/// directory, each also gets its own umask and working directory.
 ///
 /// The sandbox decides what a kind of thread gives up; see [`Threads`].
 #[derive(Clone)]
 pub struct ThreadSetup {
-    /// `/proc/self/fd`, the working directory of threads that serve.
-    proc_fds: Arc<OwnedFd>,
+    /// `/proc/self/fd`, the working directory of threads that serve files of a directory.
+    proc_fds: Option<Arc<OwnedFd>>,
     confine: Arc<dyn Fn(Threads) -> io::Result<()> + Send + Sync>,
     spawner: Arc<Spawner>,
 }
 
 impl ThreadSetup {
-    /// Makes a setup from a descriptor of `/proc/self/fd` and the function that confines a thread.
-    /// Threads are started on demand once a thread runs [`Spawner::serve_until`].
+    /// Makes a setup from a descriptor of `/proc/self/fd`, if threads need it, and the function
+    /// that confines a thread. Threads are started on demand once a thread runs
+    /// [`Spawner::serve_until`].
     ///
     /// # Errors
     /// The host has no descriptor left.
     pub fn new(
-        proc_fds: OwnedFd,
+        proc_fds: Option<OwnedFd>,
         confine: impl Fn(Threads) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let spawner = Arc::new(Spawner::new()?);
-        Ok(Self { proc_fds: Arc::new(proc_fds), confine: Arc::new(confine), spawner })
+        Ok(Self { proc_fds: proc_fds.map(Arc::new), confine: Arc::new(confine), spawner })
     }
 
     /// Makes a setup that confines no thread. Each thread may start others.
@@ -51,7 +52,7 @@ impl ThreadSetup {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc_fds = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
         let spawner = Arc::new(Spawner::direct());
-        Ok(Self { proc_fds: Arc::new(proc_fds), confine: Arc::new(|_kind| Ok(())), spawner })
+        Ok(Self { proc_fds: Some(Arc::new(proc_fds)), confine: Arc::new(|_kind| Ok(())), spawner })
     }
 
     /// Returns the service that starts threads for threads that may not start any.
@@ -89,7 +90,7 @@ impl ThreadSetup {
     /// # Errors
     /// The host's error. Then the thread must not serve.
     pub fn enter(&self, kind: Threads) -> io::Result<()> {
-        enter_thread(&self.proc_fds)?;
+        self.separate()?;
         // The standard library asks the host for random keys when a thread makes its first hash
         // table. The filter of the thread may forbid that call.
         drop(std::hash::RandomState::new());
@@ -97,6 +98,11 @@ impl ThreadSetup {
             relay::use_here();
         }
         self.confine(kind)
+    }
+
+    /// Gives the calling thread its own umask and working directory, if it needs them.
+    fn separate(&self) -> io::Result<()> {
+        self.proc_fds.as_ref().map_or(Ok(()), enter_thread)
     }
 
     /// Gives up the rights that a thread of this kind does not need. Umask and working directory
@@ -117,7 +123,7 @@ impl ThreadSetup {
     pub(crate) fn check(&self) -> io::Result<()> {
         std::thread::scope(|scope| {
             let trial = Builder::new().name("thread-trial".to_owned());
-            let trial = trial.spawn_scoped(scope, || enter_thread(&self.proc_fds))?;
+            let trial = trial.spawn_scoped(scope, || self.separate())?;
             trial.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))
         })
     }

@@ -308,7 +308,8 @@ mod tests {
         let notes = Notes::default();
         let ran = Arc::clone(&notes.ran);
         let proc_fds = rustix::fs::open(c"/proc/self/fd", OFlags::PATH, Mode::empty()).unwrap();
-        let setup = ThreadSetup::new(proc_fds, |_kind| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
+        let setup =
+            ThreadSetup::new(Some(proc_fds), |_kind| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
         let thread = TaskThread::new("tasks", setup.clone(), notes);
         for task in [1, 2] {
             thread.submit(task, 2).unwrap();

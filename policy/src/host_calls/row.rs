@@ -111,4 +111,6 @@ pub struct CallRow {
     pub need: Need,
     /// Purpose.
     pub why: &'static str,
+    /// A thread makes the call only to end.
+    pub ends_thread: bool,
 }

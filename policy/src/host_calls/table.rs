@@ -101,7 +101,7 @@ pub(super) const fn row(
     when: &'static [Condition],
     why: &'static str,
 ) -> CallRow {
-    CallRow { call, when, threads, need, why }
+    CallRow { call, when, threads, need, why, ends_thread: false }
 }
 
 /// Creates the condition of mknodat(2) that the new node has this file type.

@@ -15,10 +15,23 @@ const SERVING: Threads = QUEUE.union(OFFLOAD);
 /// Threads of the serving process.
 const ALL: Threads = Threads::INSIDE;
 
+/// A daemon that serves a directory.
+const OF_A_DIRECTORY: Need = Need::ALWAYS.without(Facilities::PREPARED);
 /// Log messages go to a socket.
 const LOG_SOCKET: Need = Need::ALWAYS.with(Facilities::LOG_SOCKET);
 const CONNECTED_PEER: Condition = long(4, Test::Is(0), "only to the connected peer");
 const WITHOUT_LIMIT: Condition = long(3, Test::Is(0), "without a time limit");
+
+/// Creates a row of a call that a thread makes only to end.
+const fn ending(
+    call: &'static str,
+    threads: Threads,
+    need: Need,
+    when: &'static [Condition],
+    why: &'static str,
+) -> CallRow {
+    CallRow { ends_thread: true, ..row(call, threads, need, when, why) }
+}
 
 /// The calls that threads need for themselves.
 ///
@@ -63,19 +76,28 @@ pub(super) const ROWS: &[CallRow] = &[
         &[flags(1, 265, "FUTEX_WAIT_BITSET with FUTEX_CLOCK_REALTIME")],
         "wait for the end of a thread",
     ),
-    row("brk", ALL, ALWAYS, &[], "allocate memory"),
+    row("brk", OFFLOAD.union(CONTROL), ALWAYS, &[], "allocate memory"),
+    row("brk", QUEUE, OF_A_DIRECTORY, &[], "allocate memory"),
+    row("brk", QUEUE, DEV_FUSE, &[], "allocate memory"),
     row("mmap", CONTROL, ALWAYS, &[NOT_EXECUTABLE, ANONYMOUS], "make the stack of a thread"),
-    row("munmap", OFFLOAD.union(CONTROL), ALWAYS, &[], "free the stack of a thread, or unmap guest memory"),
-    row("munmap", QUEUE, DEV_FUSE, &[], "free the stack of a thread"),
+    row("munmap", CONTROL, ALWAYS, &[], "unmap guest memory"),
+    ending("munmap", OFFLOAD.union(CONTROL), ALWAYS, &[], "free the stack of a thread that ends"),
+    ending("munmap", QUEUE, DEV_FUSE, &[], "free the stack of a thread that ends"),
     row("mprotect", CONTROL, ALWAYS, &[NOT_EXECUTABLE], "set the limit of a thread's stack"),
-    row(
+    ending(
         "madvise",
         OFFLOAD.union(CONTROL),
         ALWAYS,
         &[flags(2, 4, "MADV_DONTNEED")],
         "free the stack of a thread that ends",
     ),
-    row("madvise", QUEUE, DEV_FUSE, &[flags(2, 4, "MADV_DONTNEED")], "free the stack of a thread that ends"),
+    ending(
+        "madvise",
+        QUEUE,
+        DEV_FUSE,
+        &[flags(2, 4, "MADV_DONTNEED")],
+        "free the stack of a thread that ends",
+    ),
     row(
         "madvise",
         CONTROL,
@@ -102,15 +124,25 @@ pub(super) const ROWS: &[CallRow] = &[
         &[],
         "continue an interrupted pause while limits slow the guest down",
     ),
-    row("close", ALL, ALWAYS, &[], "close what the guest no longer uses"),
+    row("close", OFFLOAD.union(CONTROL), ALWAYS, &[], "close what is no longer used"),
+    row("close", QUEUE, OF_A_DIRECTORY, &[], "close what the guest no longer uses"),
     row(
         "fcntl",
-        ALL,
+        OFFLOAD.union(CONTROL),
         Need::ALWAYS.with(Facilities::DEBUG),
         &[flags(1, 1, "F_GETFD")],
         "check that a descriptor is open before it is closed",
     ),
-    row("write", ALL, ALWAYS, &[], "notify the guest or another thread, or write the log"),
+    row(
+        "fcntl",
+        QUEUE,
+        OF_A_DIRECTORY.with(Facilities::DEBUG),
+        &[flags(1, 1, "F_GETFD")],
+        "check that a descriptor is open before it is closed",
+    ),
+    row("write", OFFLOAD.union(CONTROL), ALWAYS, &[], "notify the guest or another thread, or write the log"),
+    row("write", QUEUE, OF_A_DIRECTORY, &[], "notify the guest or another thread"),
+    row("write", QUEUE, DEV_FUSE, &[], "write the log"),
     row(
         "sendto",
         OFFLOAD.union(CONTROL),
@@ -136,12 +168,12 @@ pub(super) const ROWS: &[CallRow] = &[
     row("read", QUEUE, DEV_FUSE, &[], "take a request from /dev/fuse"),
     row("writev", SERVING, DEV_FUSE, &[], "reply on /dev/fuse"),
     // The end of a thread. Queue threads of a VM never end: they wait for the next connection.
-    row("rt_sigprocmask", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
-    row("sigaltstack", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
-    row("exit", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
-    row("rt_sigprocmask", QUEUE, DEV_FUSE, &[], "end a thread"),
-    row("sigaltstack", QUEUE, DEV_FUSE, &[], "end a thread"),
-    row("exit", QUEUE, DEV_FUSE, &[], "end a thread"),
+    ending("rt_sigprocmask", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
+    ending("sigaltstack", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
+    ending("exit", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
+    ending("rt_sigprocmask", QUEUE, DEV_FUSE, &[], "end a thread"),
+    ending("sigaltstack", QUEUE, DEV_FUSE, &[], "end a thread"),
+    ending("exit", QUEUE, DEV_FUSE, &[], "end a thread"),
     // The start of a thread, before its own filter.
     row(
         "clone",
@@ -176,12 +208,12 @@ pub(super) const ROWS: &[CallRow] = &[
     row(
         "unshare",
         CONTROL,
-        ALWAYS,
+        OF_A_DIRECTORY,
         &[flags(0, 0x200, "CLONE_FS")],
         "give a thread its own umask and working directory",
     ),
-    row("umask", CONTROL, ALWAYS, &[], "set the umask of a thread"),
-    row("fchdir", CONTROL, ALWAYS, &[], "set the working directory of a thread"),
+    row("umask", CONTROL, OF_A_DIRECTORY, &[], "set the umask of a thread"),
+    row("fchdir", CONTROL, OF_A_DIRECTORY, &[], "set the working directory of a thread"),
     // The connection.
     row("ppoll", CONTROL, ALWAYS, &[], "wait for a connection, a signal or a request to start a thread"),
     row("accept4", CONTROL, ALWAYS, &[], "accept a connection"),

@@ -12,7 +12,7 @@ mod share;
 use guest::Result;
 
 pub use guest::{Count, SurfaceError, SurfaceGuest};
-pub use share::prepare;
+pub use share::{prepare, prepare_image};
 
 /// Number of rounds of the ordinary requests. More rounds find more of the effects that depend on
 /// timing.

@@ -30,7 +30,7 @@ pub enum PolicyCommand {
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   pinhole policy explain
-  pinhole policy explain rootfs
+  pinhole policy explain prepared
   pinhole policy explain --policy /etc/pinhole/web.toml --json
 
 Exit status:
@@ -65,6 +65,7 @@ pub enum ProfileArg {
     #[default]
     Share,
     Rootfs,
+    Prepared,
 }
 
 impl From<ProfileArg> for pinhole_policy::Profile {
@@ -73,6 +74,7 @@ impl From<ProfileArg> for pinhole_policy::Profile {
             ProfileArg::Full => Self::Full,
             ProfileArg::Share => Self::Share,
             ProfileArg::Rootfs => Self::Rootfs,
+            ProfileArg::Prepared => Self::Prepared,
         }
     }
 }

@@ -86,10 +86,12 @@ pub(super) fn load(choice: &PolicyChoice, named_by: NamedBy) -> Result<Policy, P
     Policy::parse(&text).map_err(|source| PolicyFileError::Policy { path: path(), source })
 }
 
-/// The facilities for which a policy is explained: the default options of the host's root, with
-/// --socket-path and --xattr. The policy itself adds the needs of its limits.
-const FACILITIES: Facilities =
-    Facilities::HANDLES.union(Facilities::XATTR).union(Facilities::IDENTITY).union(Facilities::SOCKET_NAME);
+/// Returns the facilities for which a policy is explained: the default options of the host's root,
+/// with --socket-path and --xattr. The policy itself adds the needs of its limits.
+fn facilities(policy: &Policy) -> Facilities {
+    let of_root = Facilities::HANDLES | Facilities::XATTR | Facilities::IDENTITY;
+    of_root | Facilities::SOCKET_NAME | policy.profile().facilities()
+}
 
 /// A failure of `pinhole policy`.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +123,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, AnswerError> {
     };
     let policy = load(&choice, named_by)?;
     let policy = if args.readonly { policy.without_mutations() } else { policy };
-    let explained = Explanation::new(&policy, FACILITIES);
+    let explained = Explanation::new(&policy, facilities(&policy));
     let readonly = if args.readonly { ", without operations that change something" } else { "" };
     let text = Explained(&format!("{}{readonly}", titled(&choice)), &explained).to_string();
     print(args.json, || serde_json::to_string_pretty(&explained), text.trim_end())?;
@@ -143,8 +145,9 @@ fn check(args: &CheckArgs) -> Result<ExitCode, AnswerError> {
 }
 
 fn diff(args: &DiffArgs) -> Result<ExitCode, AnswerError> {
-    let explained =
-        |word: &Path| load(&named(word), NamedBy::Word).map(|policy| Explanation::new(&policy, FACILITIES));
+    let explained = |word: &Path| {
+        load(&named(word), NamedBy::Word).map(|policy| Explanation::new(&policy, facilities(&policy)))
+    };
     let difference = Difference::between(&explained(&args.a)?, &explained(&args.b)?);
     let (a, b) = (args.a.display().to_string(), args.b.display().to_string());
     print(args.json, || serde_json::to_string_pretty(&difference), Differing((&a, &b), &difference))?;

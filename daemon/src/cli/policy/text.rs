@@ -86,11 +86,16 @@ fn rule(path: &PathShown) -> String {
 fn host_calls(f: &mut Formatter<'_>, kind: &str, calls: &[HostCall]) -> fmt::Result {
     let filtered = calls.iter().filter(|call| call.is_filtered()).count();
     let total = calls.len();
+    let ending: Vec<_> = calls.iter().filter(|call| call.only_ends_thread()).map(|call| call.call).collect();
     match Threads::SUPERVISOR.name() {
         Some(name) if name == kind => write!(f, "\nHost system calls of the {kind}")?,
         Some(_) | None => write!(f, "\nHost system calls of {kind} threads")?,
     }
-    writeln!(f, " ({total}, {filtered} of them only with certain arguments):")?;
+    write!(f, " ({total}, {filtered} of them only with certain arguments")?;
+    match ending.as_slice() {
+        [] => writeln!(f, "):")?,
+        ending => writeln!(f, "; {} only to end a thread: {}):", ending.len(), ending.join(", "))?,
+    }
     for call in calls {
         let own: Vec<_> = call.ways.iter().filter(|way| !way.inherited).collect();
         if !own.is_empty() {

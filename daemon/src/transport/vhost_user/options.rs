@@ -103,7 +103,7 @@ pub struct DeviceOptions {
 
 impl DeviceOptions {
     /// Returns the number of queues, with hiprio.
-    pub(super) fn queues(&self) -> usize {
+    pub fn queues(&self) -> usize {
         usize::from(self.request_queues.0).saturating_add(1)
     }
 

@@ -130,7 +130,7 @@ mod tests {
         confine: impl Fn() -> io::Result<()> + Send + Sync + 'static,
     ) -> Vec<Arc<QueueThread>> {
         let proc_fds = rustix::fs::open(c"/proc/self/fd", OFlags::PATH, Mode::empty()).unwrap();
-        QueueThread::for_queues(queues, &ThreadSetup::new(proc_fds, move |_kind| confine()).unwrap())
+        QueueThread::for_queues(queues, &ThreadSetup::new(Some(proc_fds), move |_kind| confine()).unwrap())
     }
 
     fn id_of(thread: &QueueThread) -> thread::ThreadId {

@@ -3,7 +3,7 @@
 use super::in_flight::{InFlightCounts, Stage, Tail};
 use super::queue_thread::{Complaint, QueueThread, TaskHandle};
 use super::regions::{LoadedViews, Regions, SharedViews};
-use super::sleep::{Sleep, StopSignal, raise};
+use super::sleep::{CallEvent, Sleep, StopSignal, raise};
 use super::split_ring::{Available, Done, RingError, RingPlace, Used};
 use crate::guest_view::GuestView;
 use crate::session::Effort;
@@ -69,6 +69,8 @@ impl RingState {
 
 struct Running {
     stop: Arc<StopSignal>,
+    /// Held so that the queue thread, which has it too, does not close it.
+    _sleep: Arc<Sleep>,
     task: TaskHandle,
     /// The queue thread's half of the ring. It is here and not in the task, so that it remains if
     /// the task ends by a panic.
@@ -80,7 +82,7 @@ struct Running {
 struct GiveBack {
     used: Used,
     /// The guest's call event, from SET_VRING_CALL.
-    call: Option<Arc<File>>,
+    call: Option<Arc<CallEvent>>,
 }
 
 /// One queue of the device.
@@ -338,7 +340,7 @@ impl Ring {
     /// Stops the queue thread, waits for its requests in flight, and tells the crate the indexes
     /// that the ring has reached.
     fn stop_thread(&self, state: &mut RingState) {
-        let Some(Running { stop, task, available }) = state.running.take() else { return };
+        let Some(Running { stop, _sleep, task, available }) = state.running.take() else { return };
         self.request_stop(&stop);
         let job = self.server.get().map(|(job, _)| job);
         if let Some(job) = job {
@@ -399,20 +401,21 @@ impl Ring {
         kick: &File,
     ) -> std::io::Result<Running> {
         let stop = Arc::new(StopSignal::new()?);
-        let sleep = Sleep::new(kick, Arc::clone(&stop))?;
+        let sleep = Arc::new(Sleep::new(kick, Arc::clone(&stop))?);
         let available = {
             let vring = self.vring.get_ref();
             self.give_back.lock().used = Used::of(vring.get_queue());
             Arc::new(Mutex::new(Available::of(vring.get_queue())))
         };
         let (ring, own, queue) = (Arc::clone(self), Arc::clone(&available), thread.name().to_owned());
+        let own_sleep = Arc::clone(&sleep);
         let task = thread.start(move || {
-            if let Err(error) = job.run(&ring, &mut own.lock(), &sleep) {
+            if let Err(error) = job.run(&ring, &mut own.lock(), &own_sleep) {
                 ring.complain(|suppressed| tracing::error!(queue, %error, suppressed, "queue stopped"));
                 ring.report_error();
             }
         })?;
-        Ok(Running { stop, task, available })
+        Ok(Running { stop, _sleep: sleep, task, available })
     }
 
     /// Returns whether the front-end has started the ring and not stopped it since.
@@ -422,7 +425,7 @@ impl Ring {
 
     /// Sets the event that interrupts the guest.
     pub(super) fn set_call(&self, file: Option<File>) {
-        self.give_back.lock().call = file.map(Arc::new);
+        self.give_back.lock().call = file.map(CallEvent::new).map(Arc::new);
     }
 
     pub(super) fn set_error_event(&self, file: Option<File>) {
@@ -569,6 +572,6 @@ impl Ring {
             }
             side.call.clone()
         };
-        call.map_or(Ok(()), |call| raise(&*call).map_err(RingError::Call))
+        call.map_or(Ok(()), |call| call.raise().map_err(RingError::Call))
     }
 }

@@ -3,7 +3,7 @@
 
 use super::split_ring::RingError;
 use crate::limits::NAP_MAX;
-use crate::sync::clock;
+use crate::sync::{clock, relay};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
@@ -45,6 +45,29 @@ pub(super) fn raise(event: impl AsFd) -> io::Result<()> {
         // A full counter is already readable.
         Ok(_) | Err(Errno::AGAIN) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The event that interrupts the guest.
+///
+/// The front-end may replace it while a queue thread raises it. Then the queue thread is the last
+/// to use it, and another thread closes it.
+#[derive(Debug)]
+pub(super) struct CallEvent(Option<File>);
+
+impl CallEvent {
+    pub(super) const fn new(event: File) -> Self {
+        Self(Some(event))
+    }
+
+    pub(super) fn raise(&self) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), raise)
+    }
+}
+
+impl Drop for CallEvent {
+    fn drop(&mut self) {
+        relay::dispose(self.0.take());
     }
 }
 

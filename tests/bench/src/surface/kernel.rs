@@ -113,12 +113,15 @@ fn add_files(mut guest: Guest, programs: &SurfacePrograms) -> Outcome<Guest> {
     Ok(guest.file("host/subjects", 0o644, words.concat()).file("host/inside", 0o644, INSIDE))
 }
 
-/// Returns the line of the file `subjects` for one daemon: `one NAME FLAG PROGRAM ARGUMENTS`. FLAG
-/// is `--malformed`, for a load with malformed requests, or empty.
+/// Returns the line of the file `subjects` for one daemon: `one NAME FLAGS PROGRAM ARGUMENTS`.
+/// FLAGS is in quotes: `--malformed` for a load with malformed requests, `--image` for a daemon
+/// that serves an image of the share, both, or neither.
 fn script_line(subject: Subject) -> String {
-    let malformed = if subject.outlives_malformed() { "--malformed" } else { "" };
-    let arguments = subject.arguments.join(" ");
-    format!("one {} '{malformed}' {} {arguments}\n", subject.name, subject.program_in_guest())
+    let malformed = subject.outlives_malformed().then_some("--malformed");
+    let image = subject.serves_an_image().then_some("--image");
+    let flags: Vec<_> = malformed.into_iter().chain(image).collect();
+    let (flags, arguments) = (flags.join(" "), subject.arguments.join(" "));
+    format!("one {} '{flags}' {} {arguments}\n", subject.name, subject.program_in_guest())
 }
 
 /// First script of the guest. Creates a root file system on a tmpfs, moves into it and runs
@@ -150,7 +153,7 @@ const INSIDE: &str = r#"
 set -e
 export PATH=/usr/bin:/usr/sbin:/bin
 one() {
-    name=$1 malformed=$2
+    name=$1 flags=$2
     shift 2
     echo "== $name"
     truncate -s 128M /tmp/disk
@@ -158,7 +161,7 @@ one() {
     losetup /dev/loop0 /tmp/disk
     mount -t ext4 /dev/loop0 /srv
     mkdir /srv/share
-    pinhole-bench surface-load trace --share /srv/share --tracing /sys/kernel/tracing $malformed -- "$@"
+    pinhole-bench surface-load trace --share /srv/share --tracing /sys/kernel/tracing $flags -- "$@"
     umount /srv
     losetup -d /dev/loop0
     rm /tmp/disk
@@ -204,10 +207,10 @@ mod tests {
             |name: &str| format!("== {name}\nstart a\nstart a\nconnect b\nsteady c\nrequest 1 33 2:6\n");
         let output = ALL.map(|subject| part(subject.name)).concat();
         let all = parse_output(&output).unwrap();
-        assert_eq!(all.len(), 4);
-        let reached = &all[3].1;
+        assert_eq!(all.len(), 5);
+        let reached = &all[4].1;
         assert_eq!((reached.start.len(), reached.connect.len(), reached.steady.len()), (2, 1, 1));
-        assert_eq!(all[3].0.name, "virtiofsd");
+        assert_eq!(all[4].0.name, "virtiofsd");
     }
 
     #[test]

@@ -21,6 +21,10 @@ const REST: Duration = Duration::from_millis(300);
 /// Longest time until the daemon must be idle.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// System calls that a thread of pinhole makes only to end: `ends_thread` of the table in `policy`.
+/// `munmap`, which frees its stack, has other uses too.
+const ENDING: [&str; 4] = ["exit", "madvise", "rt_sigprocmask", "sigaltstack"];
+
 /// Results of one daemon on this host.
 #[derive(Clone, Debug)]
 pub(super) struct Native {
@@ -54,6 +58,11 @@ pub(super) struct ThreadKind {
 }
 
 impl ThreadKind {
+    /// Returns the number of allowed calls that a thread makes only to end.
+    pub(super) fn ending(&self) -> usize {
+        self.allowed.keys().filter(|name| ENDING.contains(&name.as_str())).count()
+    }
+
     /// Returns the number of allowed calls, and of those that are allowed only with some arguments.
     pub(super) fn counts(&self) -> (usize, usize) {
         let filtered = self.allowed.values().filter(|verdict| **verdict == CallVerdict::Filtered).count();
@@ -303,6 +312,9 @@ impl PlayerProcess {
         command.args(["surface-load", "play"]).arg("--share").arg(share).arg("--socket").arg(socket);
         if subject.outlives_malformed() {
             command.arg("--malformed");
+        }
+        if subject.serves_an_image() {
+            command.arg("--image");
         }
         let mut child = command
             .stdin(Stdio::piped())

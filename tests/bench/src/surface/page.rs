@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::filter::CallVerdict;
-use super::report::{ALLOWED, DaemonResults, REACHED, SurfaceReport};
+use super::report::{ALLOWED, DaemonResults, RATIO_TO_VIRTIOFSD, REACHED, SurfaceReport};
 use super::subject::DaemonKind;
 use crate::bench::aims::Bound;
 use crate::bench::chart::{Bar, Chart, paint};
@@ -47,7 +47,8 @@ fn bars(report: &SurfaceReport) -> Vec<Bar> {
             let (Some(own), Some(other)) = (seen.figure(row), peer.figure(row)) else { continue };
             let ratio = own / other;
             let aim = report.aims().into_iter().find(|aim| {
-                aim.profile == seen.subject.name && (aim.what == row || (row == REACHED && aim.limit < 1.0))
+                aim.profile == seen.subject.name
+                    && (aim.what == row || (row == REACHED && aim.what == RATIO_TO_VIRTIOFSD))
             });
             let limit = aim.map(|aim| if row == REACHED { aim.limit } else { aim.limit / other });
             all.push(Bar {
@@ -103,11 +104,14 @@ order to every daemon:
 
 All daemons serve extended attributes (`--xattr`). Otherwise they start with their defaults: as
 root, in their own sandbox, with their own filter. Without `--xattr`, the filters of pinhole have no
-row for attributes; a test of `policy` checks the counts.
+row for attributes; a test of `policy` checks the counts. The daemon `prepared` serves an image of
+the same files, which `pinhole prepare` has made. It answers the OPEN of a file with ENOSYS and then
+reads without a file handle, as for Linux.
 
 - **System calls allowed:** strace records the filters that the kernel got. Each filter is evaluated
   for every system call of x86-64 and for all values of its arguments. The number of recorded
-  filters of each thread must equal the number that the kernel reports.
+  filters of each thread must equal the number that the kernel reports. Calls *only to end* a thread
+  are `exit`, `madvise`, `rt_sigprocmask` and `sigaltstack`.
 - **System calls called:** recorded by strace, for all threads. *Start* ends with the ready line.
   *Load* begins after INIT and one read that the host has to fetch from the disk. So it does not
   contain what a daemon starts at the first use, such as a thread.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pinhole_tests::daemon::Daemon;
-use pinhole_tests::surface::{SurfaceGuest, prepare};
+use pinhole_tests::surface::{SurfaceGuest, prepare, prepare_image};
 
 use super::functions::Tracer;
 use crate::console::say;
@@ -27,6 +27,9 @@ pub(crate) enum SurfaceLoadArguments {
         /// Empty directory that the daemon shares; the load creates its files there
         #[arg(long)]
         share: PathBuf,
+        /// The daemon serves an image of the directory, so the files are there already
+        #[arg(long)]
+        image: bool,
         /// Socket of the daemon
         #[arg(long)]
         socket: PathBuf,
@@ -39,6 +42,9 @@ pub(crate) enum SurfaceLoadArguments {
         /// Empty directory to share; the load creates its files there
         #[arg(long)]
         share: PathBuf,
+        /// Serve an image of the directory instead of the directory
+        #[arg(long)]
+        image: bool,
         /// Mount point of tracefs
         #[arg(long)]
         tracing: PathBuf,
@@ -60,9 +66,11 @@ type Failed = Box<dyn std::error::Error>;
 /// Sends the requests to the selected daemon.
 pub(crate) fn main(arguments: &SurfaceLoadArguments) -> Outcome {
     let outcome = match arguments {
-        SurfaceLoadArguments::Play { share, socket, malformed } => play(share, socket, *malformed),
-        SurfaceLoadArguments::Trace { share, tracing, malformed, daemon } => {
-            trace(share, tracing, *malformed, daemon)
+        SurfaceLoadArguments::Play { share, image, socket, malformed } => {
+            play((!image).then_some(share), socket, *malformed)
+        }
+        SurfaceLoadArguments::Trace { share, image, tracing, malformed, daemon } => {
+            trace((share, *image), tracing, *malformed, daemon)
         }
     };
     outcome.map_err(|error| Failure::new(error.to_string()))
@@ -74,9 +82,11 @@ fn pause(reached: &str) -> io::Result<()> {
     io::stdin().read_line(&mut String::new()).map(drop)
 }
 
-/// Sends the requests to a running daemon.
-fn play(share: &Path, socket: &Path, malformed: bool) -> Result<(), Failed> {
-    prepare(share)?;
+/// Sends the requests to a running daemon. Fills its share before, if there is one.
+fn play(share: Option<&PathBuf>, socket: &Path, malformed: bool) -> Result<(), Failed> {
+    if let Some(share) = share {
+        prepare(share)?;
+    }
     let mut guest = SurfaceGuest::connect(socket)?;
     guest.warm_up()?;
     pause("connected")?;
@@ -91,11 +101,21 @@ fn play(share: &Path, socket: &Path, malformed: bool) -> Result<(), Failed> {
 }
 
 /// Starts a daemon under the tracer, sends the requests, and prints the functions of each phase.
-fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Result<(), Failed> {
+fn trace(
+    (share, image): (&Path, bool),
+    tracing: &Path,
+    malformed: bool,
+    daemon: &[String],
+) -> Result<(), Failed> {
     prepare(share)?;
-    let tracer = Tracer::new(tracing)?;
     let (program, arguments) = daemon.split_first().ok_or("no program")?;
-    let daemon = Daemon::pinhole_at(program, share).under(tracer.traced_command());
+    let daemon = if image {
+        Daemon::of_image_at(program, prepare_image(Path::new(program), share)?)
+    } else {
+        Daemon::pinhole_at(program, share)
+    };
+    let tracer = Tracer::new(tracing)?;
+    let daemon = daemon.under(tracer.traced_command());
     let daemon = arguments.iter().fold(daemon, Daemon::argument).start()?;
     end_phase(&tracer, "start")?;
     tracer.begin_phase()?;

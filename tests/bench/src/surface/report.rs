@@ -43,10 +43,16 @@ impl SurfaceAim {
 }
 
 /// Aims: the largest number of system calls that are allowed to a queue thread, by profile.
-const CALLS_MAX: [(&str, f64); 3] = [("rootfs", 20.0), ("share", 45.0), ("full", 60.0)];
+const CALLS_MAX: [(&str, f64); 4] = [("prepared", 6.0), ("rootfs", 16.0), ("share", 32.0), ("full", 60.0)];
 
 /// Aim: the largest ratio of the kernel functions of `rootfs` to those of virtiofsd.
 const FUNCTIONS_RATIO_MAX: f64 = 0.7;
+
+/// Name of that aim.
+pub(super) const RATIO_TO_VIRTIOFSD: &str = "kernel functions, ratio to virtiofsd";
+
+/// Aim: the largest ratio of the kernel functions of `prepared` to those of `rootfs`.
+const IMAGE_RATIO_MAX: f64 = 0.6;
 
 /// Name of the row with the system calls allowed to a queue thread.
 pub(super) const ALLOWED: &str = "system calls allowed, queue thread";
@@ -67,7 +73,9 @@ impl DaemonResults {
         vec![
             (ALLOWED, Some(queue_thread.counts().0)),
             ("of these, only with some arguments", Some(queue_thread.counts().1)),
+            ("of these, only to end the thread", Some(queue_thread.ending())),
             ("system calls allowed, any thread", Some(process.counts().0)),
+            ("of these, only to end a thread", Some(process.ending())),
             ("system calls called, start", Some(self.native.called_at_start.len())),
             ("system calls called, load, queue thread", Some(queue_thread.called.len())),
             ("system calls called, load, any thread", Some(self.native.called.len())),
@@ -108,16 +116,22 @@ impl SurfaceReport {
             Some(SurfaceAim { what: ALLOWED, profile, limit, value })
         });
         let mut all: Vec<SurfaceAim> = calls.collect();
-        let functions = self.results_of("rootfs").zip(self.peer()).and_then(|(own, peer)| {
-            let value = own.figure(REACHED)? / peer.figure(REACHED)?;
+        let ratio =
+            |own: &DaemonResults, peer: &DaemonResults| Some(own.figure(REACHED)? / peer.figure(REACHED)?);
+        let (prepared, rootfs) = (self.results_of("prepared"), self.results_of("rootfs"));
+        all.extend(rootfs.zip(self.peer()).and_then(|(own, peer)| {
+            let value = ratio(own, peer)?;
             Some(SurfaceAim {
-                what: "kernel functions, ratio to virtiofsd",
+                what: RATIO_TO_VIRTIOFSD,
                 profile: "rootfs",
                 limit: FUNCTIONS_RATIO_MAX,
                 value,
             })
-        });
-        all.extend(functions);
+        }));
+        all.extend(prepared.zip(rootfs).and_then(|(own, other)| {
+            let (what, value) = ("kernel functions, ratio to rootfs", ratio(own, other)?);
+            Some(SurfaceAim { what, profile: "prepared", limit: IMAGE_RATIO_MAX, value })
+        }));
         all
     }
 
@@ -154,12 +168,18 @@ impl SurfaceReport {
     /// Returns a table of the threads by kind, with counts of allowed, filtered and called system
     /// calls.
     pub(super) fn threads(&self) -> Table {
-        let mut table =
-            Table::new(&["daemon: thread", "threads", "allowed", "filtered", "called under load"]);
+        let mut table = Table::new(&[
+            "daemon: thread",
+            "threads",
+            "allowed",
+            "filtered",
+            "only to end",
+            "called under load",
+        ]);
         for seen in &self.daemons {
             for (name, kind) in &seen.native.kinds {
                 let (allowed, filtered) = kind.counts();
-                let numbers = [kind.threads, allowed, filtered, kind.called.len()];
+                let numbers = [kind.threads, allowed, filtered, kind.ending(), kind.called.len()];
                 let words = std::iter::once(format!("{}: {name}", seen.subject.name));
                 table.row(words.chain(numbers.map(|number| number.to_string())).collect());
             }

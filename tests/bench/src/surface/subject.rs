@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pinhole_tests::daemon::Daemon;
+use pinhole_tests::surface::{prepare, prepare_image};
 
 use crate::step::{Failure, Outcome};
 
@@ -13,7 +14,7 @@ pub(super) struct Subject {
     pub(super) name: &'static str,
     pub(super) kind: DaemonKind,
     /// Arguments beside share and socket. All daemons serve extended attributes, because the load
-    /// uses them.
+    /// uses them. With an image that is the default.
     pub(super) arguments: &'static [&'static str],
 }
 
@@ -22,13 +23,16 @@ pub(super) struct Subject {
 pub(super) enum DaemonKind {
     /// pinhole in this profile.
     Pinhole(&'static str),
+    /// pinhole with an image of the share.
+    Image,
     /// virtiofsd with its defaults: its namespaces and its filter.
     Virtiofsd,
 }
 
 /// All daemons: the profiles of pinhole, the narrowest first, then virtiofsd, with which they are
 /// compared.
-pub(super) const ALL: [Subject; 4] = [
+pub(super) const ALL: [Subject; 5] = [
+    Subject { name: "prepared", kind: DaemonKind::Image, arguments: &[] },
     pinhole("rootfs", &["--profile=rootfs", "--xattr"]),
     pinhole("share", &["--profile=share", "--xattr"]),
     pinhole("full", &["--profile=full", "--xattr"]),
@@ -47,13 +51,22 @@ impl Subject {
         self.kind != DaemonKind::Virtiofsd
     }
 
-    /// Returns the daemon for `share` on this host, not yet started.
+    /// Returns whether the daemon serves an image of the share, which must be made before.
+    pub(super) fn serves_an_image(self) -> bool {
+        self.kind == DaemonKind::Image
+    }
+
+    /// Returns the daemon for `share` on this host, not yet started. An image of it is made now.
     ///
     /// # Errors
-    /// Fails if virtiofsd has not been fetched.
+    /// Fails if virtiofsd has not been fetched, or if the image cannot be made.
     pub(super) fn daemon(self, pinhole: &Path, share: &Path) -> Outcome<Daemon> {
         let daemon = match self.kind {
             DaemonKind::Pinhole(_) => Daemon::pinhole_at(pinhole, share),
+            DaemonKind::Image => {
+                let image = prepare(share).and_then(|()| prepare_image(pinhole, share));
+                Daemon::of_image_at(pinhole, image.map_err(|error| Failure::new(error.to_string()))?)
+            }
             DaemonKind::Virtiofsd => {
                 Daemon::virtiofsd_sandboxed(share).map_err(|error| Failure::new(error.to_string()))?
             }
@@ -64,7 +77,7 @@ impl Subject {
     /// Returns the path of the program in the guest that acts as the host.
     pub(super) const fn program_in_guest(self) -> &'static str {
         match self.kind {
-            DaemonKind::Pinhole(_) => "/usr/bin/pinhole",
+            DaemonKind::Pinhole(_) | DaemonKind::Image => "/usr/bin/pinhole",
             DaemonKind::Virtiofsd => "/usr/libexec/virtiofsd",
         }
     }

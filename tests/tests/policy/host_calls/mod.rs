@@ -16,7 +16,7 @@ use pinhole_tests::frontend::{Frontend, MEMORY_START, OUT_HEADER_LEN};
 use pinhole_tests::linux::{EFBIG, EINVAL, ENOSPC, EPERM, O_DIRECT, O_RDWR};
 use pinhole_tests::mounted::unmount_when_unused;
 use pinhole_tests::program::Program;
-use pinhole_tests::surface::{SurfaceGuest, prepare};
+use pinhole_tests::surface::{SurfaceGuest, prepare, prepare_image};
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
@@ -68,7 +68,10 @@ impl Run {
     }
 
     fn over(share: &Path, folder: TempDir, arguments: &[&str]) -> Self {
-        let daemon = Daemon::pinhole(share).unwrap();
+        Self::start(Daemon::pinhole(share).unwrap(), folder, arguments)
+    }
+
+    fn start(daemon: Daemon, folder: TempDir, arguments: &[&str]) -> Self {
         let daemon = daemon.under(strace(&folder.path().join("trace"))).argument("--keep-listening");
         let daemon = arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument));
         let daemon = daemon
@@ -261,6 +264,7 @@ fn every_allowed_call_is_used_and_no_other() {
     supervised(&mut seen);
     on_other_file_systems(&mut seen);
     mounted_slowly(&mut seen);
+    of_an_image(&mut seen);
     assert_eq!(seen.strange, BTreeSet::new(), "calls without a row");
     assert_eq!(seen.missing(), Vec::<String>::new(), "rows without a call");
 }
@@ -448,5 +452,31 @@ fn mounted_slowly(seen: &mut Seen) {
     assert!(lines.any(|line| line.contains("denied")));
     unmount_when_unused(&path("mnt")).unwrap();
     assert!(mount.wait().unwrap().success());
+    seen.read(&fs::read_to_string(path("trace")).unwrap(), Processes::One);
+}
+
+/// Serves an image of the files of the load: with a pool, without one, and as a mount of this host.
+fn of_an_image(seen: &mut Seen) {
+    let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["share", "mnt"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    prepare(&path("share")).unwrap();
+    let image = prepare_image(&pinhole_program().unwrap(), &path("share")).unwrap();
+    for arguments in [&[][..], &["--thread-pool-size=0"]] {
+        let run = Run::start(Daemon::of_image(&image).unwrap(), tempfile::tempdir().unwrap(), arguments);
+        run.play();
+        seen.read(&run.ended(), Processes::Two);
+    }
+    let [strace, options @ ..] = &strace(&path("trace"))[..] else { panic!("no strace") };
+    let mut command = Command::new(strace);
+    command.args(options).arg(pinhole_program().unwrap()).args(["mount", "--prepared"]);
+    let mut program = Program::start(command.arg(&image).arg(path("mnt"))).unwrap();
+    program.wait_for("Mounted ").unwrap();
+    assert_eq!(fs::read(path("mnt/other")).unwrap(), fs::read(path("share/other")).unwrap());
+    assert!(fs::create_dir(path("mnt/folder")).is_err());
+    unmount_when_unused(&path("mnt")).unwrap();
+    assert!(program.wait(LIMIT).unwrap().is_some(), "{}", program.stderr());
     seen.read(&fs::read_to_string(path("trace")).unwrap(), Processes::One);
 }

@@ -14,11 +14,12 @@ const ALLOCATOR: [&str; 4] = ["brk", "mmap", "munmap", "futex"];
 const EXIT_GROUP: u64 = Sysno::exit_group as u64;
 
 /// Rows that no test can cause reliably, by call and purpose.
-const UNSEEN: [(&str, &str, &str); 5] = [
+const UNSEEN: [(&str, &str, &str); 6] = [
     ("clock_gettime", "read the time", "where the kernel maps the clock nobody asks for it"),
     ("brk", "allocate memory", "the first heap rarely grows in a short run"),
     ("futex", "wait for another thread", "the allocator's lock: only where two threads are in it"),
     ("madvise", "install the guard", "this C library is older"),
+    ("rt_sigreturn", "answer EIO", "the control thread may see first that the image was truncated"),
     (
         "restart_syscall",
         "continue a timed wait",
@@ -43,7 +44,7 @@ impl Call<'_> {
     fn kind(&self) -> Threads {
         match self.thread_name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-') {
             "hiprio" | "request" | "pinhole-fuse" => Threads::QUEUE,
-            "pool" | "deferred-close" | "answers" | "syncs" => Threads::OFFLOAD,
+            "pool" | "deferred-close" | "answers" | "relay" | "syncs" => Threads::OFFLOAD,
             _ => Threads::CONTROL,
         }
     }
