@@ -16,6 +16,7 @@ mod prepare_tar;
 mod random_tree;
 mod sample;
 mod serve_changes;
+mod serve_dax;
 mod serve_filter;
 mod serve_hostile;
 mod serve_mount;

@@ -24,13 +24,12 @@ fn expect_end(guest: &mut Guest, file: NodeId, line: &str) {
 #[test]
 fn truncated_image_is_an_error_and_not_a_crash() {
     let folder = ImageFolder::new(0);
-    for len in [0, BLOCK as u64, 100] {
+    // The report of the change and the next request race, so one or the other comes first.
+    for len in [0, BLOCK as u64, 100].into_iter().cycle().take(12) {
         fs::write(folder.image(), image(0)).unwrap();
-        // The filter of the profile rootfs has no call that ends a signal handler.
-        let mut guest = Guest::of(&folder, &["--seccomp", "log"]);
+        let mut guest = Guest::of(&folder, &[]);
         let file = guest.node("file");
         File::options().write(true).open(folder.image()).unwrap().set_len(len).unwrap();
-        // The next request may come before the report of the change.
         for _ in 0..3 {
             let found = guest.entry("many/name-02000").map(drop);
             assert!(matches!(found, Ok(()) | Err(Errno::EIO)), "{found:?}");
