@@ -5,13 +5,19 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use pinhole_tests::command::step::{Failure, Outcome};
+use pinhole_tests::command::workspace;
 use pinhole_tests::disk_faults::FileSystem;
 
+use crate::case::Case;
 use crate::disk::states::Bounds;
 use crate::drive::subject::{Subject, Tested};
 use crate::generate::chance;
 use crate::generate::sequences::{self, Selection, Shard};
+use crate::litmus;
 use crate::program::Program;
+
+/// Folder of the litmus files, from the root of the workspace.
+const LITMUS: &str = "tests/crash/litmus";
 
 /// Options of `cargo xtask crash`. Without a subject, `pinhole` is tested in its cache modes.
 #[derive(Debug, Args)]
@@ -40,6 +46,9 @@ pub(crate) struct CrashArguments {
     /// Play this program: operations separated by `;`, after those of the setup and the word `run`
     #[arg(long, value_name = "TEXT", help_heading = "Programs")]
     pub(crate) program: Vec<Program>,
+    /// Play this litmus file, or all of a folder
+    #[arg(long, alias = "replay", value_name = "PATH", help_heading = "Programs")]
+    pub(crate) litmus: Vec<PathBuf>,
     /// Play all programs of so many operations
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2), help_heading = "Programs")]
     pub(crate) depth: Option<u8>,
@@ -70,6 +79,12 @@ pub(crate) struct CrashArguments {
     /// Threads [default: one per CPU]
     #[arg(long, value_name = "N", help_heading = "Bounds")]
     pub(crate) threads: Option<NonZero<usize>>,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write the results as Markdown
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(crate) markdown: Option<PathBuf>,
     /// Only measure how many crash states are checked in a second
     #[arg(long)]
     pub(crate) rate: bool,
@@ -186,14 +201,27 @@ impl CrashArguments {
         Ok(subjects)
     }
 
-    /// Returns the programs. Without any option, those of one operation.
-    pub(crate) fn programs(&self) -> Vec<Program> {
+    /// Returns the cases. Without any option, all litmus files and all programs of one operation.
+    ///
+    /// # Errors
+    /// Fails with the first mistake in a litmus file.
+    pub(crate) fn cases(&self) -> Outcome<Vec<Case>> {
+        let is_default =
+            self.program.is_empty() && self.litmus.is_empty() && self.depth.is_none() && self.random == 0;
+        let mut cases = Vec::new();
+        for path in &self.litmus {
+            cases.extend(litmus::read(path)?);
+        }
+        if is_default {
+            cases.extend(litmus::read(&workspace::root().join(LITMUS))?);
+        }
         let mut programs = self.program.clone();
-        let depth = self.depth.or((programs.is_empty() && self.random == 0).then_some(1));
         let selection = Selection { shard: self.shard, sample: self.sample, seed: self.seed };
+        let depth = self.depth.or(is_default.then_some(1));
         programs.extend(depth.into_iter().flat_map(|depth| sequences::programs(depth, selection)));
         programs.extend(chance::programs(self.random, self.length, self.seed));
-        programs
+        cases.extend(programs.into_iter().map(Case::generated));
+        Ok(cases)
     }
 
     /// Returns the bounds on the crash states of a program.

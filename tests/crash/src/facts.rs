@@ -78,6 +78,18 @@ impl Fact {
     }
 }
 
+impl Fact {
+    /// Returns whether this fact says at least what another one says: the same, or the same of more
+    /// bytes.
+    pub(crate) fn includes(&self, other: &Self) -> bool {
+        if let (Self::Bytes(path, (from, to), letter), Self::Bytes(same, (start, end), byte)) = (self, other)
+        {
+            return (path, letter) == (same, byte) && from <= start && end <= to;
+        }
+        self == other
+    }
+}
+
 /// Returns content as text: `4096*x+100*0`.
 pub(crate) fn runs(bytes: &[u8]) -> String {
     let runs = bytes.chunk_by(|one, other| one == other);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::case::Case;
 use crate::disk::states::CrashState;
 use crate::facts::{Fact, Scope, common};
 use crate::host::Run;
@@ -17,6 +18,8 @@ pub(crate) enum Verdict {
     Held,
     /// A step ended differently than natively, so the results cannot be compared.
     NotComparable(Difference),
+    /// A fact of the litmus file does not hold natively: the file is wrong for this file system.
+    WrongLitmus(Violation),
     /// Facts that do not hold.
     Violated(Violation),
 }
@@ -103,29 +106,47 @@ fn after<'l>(played: &Played, left: &'l [Left], steps: usize) -> Vec<&'l Snapsho
 }
 
 /// Compares a run of a subject with native runs.
-pub(crate) fn judge(program: &Program, native: &[&Run], run: &Run) -> Verdict {
+pub(crate) fn judge(case: &Case, native: &[&Run], run: &Run) -> Verdict {
     let Some(first) = native.first() else { return Verdict::Held };
-    if let Some(difference) = difference(program, &first.played, &run.played) {
+    let promised = |steps: usize| case.holds_after(steps).cloned().collect();
+    if let Some(violation) = native.iter().find_map(|run| violation(run, &promised)) {
+        return Verdict::WrongLitmus(violation);
+    }
+    if let Some(difference) = difference(&case.program, &first.played, &run.played) {
         return Verdict::NotComparable(difference);
     }
-    let guarantees = guarantees(program, native);
-    for left in &run.left {
+    let guarantees = guarantees(&case.program, native);
+    let facts = |steps: usize| {
+        let here = guarantees.iter().filter(|guarantee| guarantee.steps == steps);
+        let kept = here.flat_map(|guarantee| &guarantee.facts).filter(|fact| !case.may_differ(fact));
+        kept.chain(case.holds_after(steps)).cloned().collect()
+    };
+    violation(run, &facts).map_or(Verdict::Held, Verdict::Violated)
+}
+
+/// Returns the first crash state in which a fact does not hold. `facts` are those after a number of
+/// steps.
+fn violation(run: &Run, facts: &dyn Fn(usize) -> Vec<Fact>) -> Option<Violation> {
+    run.left.iter().find_map(|left| {
         // The last persistence operation before the power can have failed.
         let last = run.played.acknowledged.iter().rfind(|point| point.moment <= left.state.latest);
-        let Some(steps) = last.map(|point| point.steps) else { continue };
+        let steps = last?.steps;
         let broken = match &left.found {
             Err(reason) => Broken::Unreadable(reason.clone()),
             Ok(snapshot) => {
-                let guarantee = guarantees.iter().find(|guarantee| guarantee.steps == steps);
-                let facts = guarantee.map_or(&[][..], |guarantee| &guarantee.facts);
-                Broken::Facts(facts.iter().filter(|fact| !fact.holds(snapshot)).cloned().collect())
+                let mut broken: Vec<Fact> =
+                    facts(steps).into_iter().filter(|fact| !fact.holds(snapshot)).collect();
+                // A fact can be that of a litmus file, too.
+                broken.sort_unstable();
+                broken.dedup();
+                if broken.is_empty() {
+                    return None;
+                }
+                Broken::Facts(broken)
             }
         };
-        if broken != Broken::Facts(Vec::new()) {
-            return Verdict::Violated(Violation { steps, state: left.state.clone(), broken });
-        }
-    }
-    Verdict::Held
+        Some(Violation { steps, state: left.state.clone(), broken })
+    })
 }
 
 /// Returns the first step that ended differently.

@@ -1,6 +1,7 @@
 //! The crash suite: does a file server keep what its guests were told is durable?
 //! `cargo xtask crash` builds and starts this program.
-//! [Decision 0017](../../../docs/decisions/0017-crash-suite.md) describes its design.
+//! [Crash suite](../../../docs/use/crash-suite.md) describes its use,
+//! [decision 0017](../../../docs/decisions/0017-crash-suite.md) its design.
 //!
 //! | module | task |
 //! |---|---|
@@ -11,19 +12,23 @@
 //! | `disk` | records a disk and builds its crash states |
 //! | `record`, `snapshot` | plays programs; reads what a crash state leaves |
 //! | `facts`, `judge` | the oracle |
+//! | `case`, `litmus` | programs with what is known about them; litmus files |
 //! | `host`, `suite` | what a thread owns; many programs on several threads |
 //! | `minimize` | confirms and shortens a violation |
-//! | `rate`, `report` | measures crash states; prints results |
+//! | `rate`, `report`, `progress` | measures crash states; prints results; shows progress |
 
 mod args;
+mod case;
 mod disk;
 mod drive;
 mod facts;
 mod generate;
 mod host;
 mod judge;
+mod litmus;
 mod minimize;
 mod program;
+mod progress;
 mod random;
 mod rate;
 mod record;
@@ -31,6 +36,7 @@ mod report;
 mod snapshot;
 mod suite;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use args::CrashArguments;
@@ -38,6 +44,8 @@ use clap::{Parser, Subcommand};
 use drive::subject::VIRTIOFSD;
 use pinhole_tests::command::console;
 use pinhole_tests::command::step::{Failure, Outcome};
+use progress::Progress;
+use suite::Plan;
 
 /// Exit code if a violation was found.
 const VIOLATED: u8 = 1;
@@ -59,7 +67,7 @@ struct Arguments {
 enum Command {
     /// Cuts the power at many moments of many programs, and compares what a file server keeps with
     /// what the backing file system keeps. Ends with 1 for a violation and with 2 for an error.
-    Crash(CrashArguments),
+    Crash(Box<CrashArguments>),
     /// Prints what the command needs.
     #[command(hide = true)]
     Needs {
@@ -90,14 +98,31 @@ fn crash(arguments: &CrashArguments) -> Outcome<ExitCode> {
     if arguments.rate {
         return rate::main(arguments).map(|()| ExitCode::SUCCESS);
     }
-    let plan = suite::Plan {
+    let plan = Plan {
         kinds: arguments.fs.iter().map(|kind| kind.file_system()).collect(),
         subjects: arguments.subjects()?,
-        programs: arguments.programs(),
+        cases: arguments.cases()?,
         bounds: arguments.bounds(),
         threads: arguments.threads(),
     };
-    let results = suite::play(&plan, |_, _| ()).map_err(Failure::io("the suite cannot continue"))?;
+    let mut progress = Progress::new(plan.len());
+    let played = suite::play(&plan, |programs, results| progress.add(programs, results.findings.len()));
+    drop(progress);
+    let results = played.map_err(Failure::io("the suite cannot continue"))?;
     report::print(&plan, &results);
-    Ok(if results.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(VIOLATED) })
+    write(arguments.json.as_deref(), || format!("{:#}\n", report::json(&plan, &results)))?;
+    write(arguments.markdown.as_deref(), || report::markdown(&plan, &results))?;
+    Ok(if !results.wrong.is_empty() {
+        ExitCode::from(FAILED)
+    } else if results.findings.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(VIOLATED)
+    })
+}
+
+/// Writes a report, if a file was named.
+fn write(file: Option<&Path>, text: impl FnOnce() -> String) -> Outcome {
+    let Some(file) = file else { return Ok(()) };
+    std::fs::write(file, text()).map_err(Failure::io(format!("cannot write {}", file.display())))
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::case::Case;
 use crate::disk::states::Bounds;
 use crate::drive::subject::Subject;
 use crate::host::Host;
@@ -18,10 +19,10 @@ const NATIVE_RUNS: usize = 3;
 pub(crate) fn confirm(
     host: &mut Host,
     subject: &Subject,
-    program: &Program,
+    case: &Case,
     bounds: Bounds,
 ) -> io::Result<Option<Violation>> {
-    contradicted(host, subject, program, (bounds, NATIVE_RUNS))
+    contradicted(host, subject, case, (bounds, NATIVE_RUNS))
 }
 
 /// Plays a program with so many native runs and returns its violation, if it is violated.
@@ -31,19 +32,19 @@ pub(crate) fn confirm(
 fn contradicted(
     host: &mut Host,
     subject: &Subject,
-    program: &Program,
+    case: &Case,
     (bounds, native_runs): (Bounds, usize),
 ) -> io::Result<Option<Violation>> {
-    let alone = std::slice::from_ref(program);
+    let alone = std::slice::from_ref(&case.program);
     let run = host.run(subject, alone, bounds)?;
     let mut native = Vec::new();
     for _run in 0..native_runs {
         native.extend(host.run(&Subject::Native, alone, bounds)?);
     }
     let native: Vec<_> = native.iter().collect();
-    Ok(run.first().and_then(|run| match judge(program, &native, run) {
+    Ok(run.first().and_then(|run| match judge(case, &native, run) {
         Verdict::Violated(violation) => Some(violation),
-        Verdict::Held | Verdict::NotComparable(_) => None,
+        Verdict::Held | Verdict::NotComparable(_) | Verdict::WrongLitmus(_) => None,
     }))
 }
 
@@ -62,12 +63,12 @@ pub(crate) fn minimize(
     let mut index = 0;
     while let Some(shorter) = without(&program, index) {
         // A setup that fails without the removed operation is no program.
-        match contradicted(host, subject, &shorter, (bounds, 1)) {
+        match contradicted(host, subject, &Case::generated(shorter.clone()), (bounds, 1)) {
             Ok(Some(_still)) => program = shorter,
             Ok(None) | Err(_) => index += 1,
         }
     }
-    match confirm(host, subject, &program, bounds)? {
+    match confirm(host, subject, &Case::generated(program.clone()), bounds)? {
         Some(still) => Ok((program, still)),
         // One native run was too few for a removal.
         None => Ok(whole),

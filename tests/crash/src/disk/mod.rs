@@ -9,10 +9,11 @@
 //! | `log` | its writes and flushes |
 //! | `replay` | a disk that takes any content and is mounted |
 //! | `states` | the contents that a loss of power may leave |
-//! | `mounts` | mounts, loop devices and commands |
+//! | `mounts`, `loop_device` | mounts and commands; loop devices |
 
 pub(crate) mod image;
 pub(crate) mod log;
+mod loop_device;
 mod messages;
 pub(crate) mod mounts;
 pub(crate) mod recorded;

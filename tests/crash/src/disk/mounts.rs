@@ -1,4 +1,4 @@
-//! Mounts, loop devices and commands of the disks. All mounts are in the mount namespace of the
+//! Mounts and commands of the disks. All mounts are in the mount namespace of the
 //! calling thread.
 
 use std::fs;
@@ -124,10 +124,4 @@ impl Drop for MountPoint {
     fn drop(&mut self) {
         rustix::mount::unmount(&self.0, UnmountFlags::DETACH).unwrap_or_default();
     }
-}
-
-/// Attaches a free loop device to a file and returns its path.
-pub(super) fn attach(file: &Path) -> io::Result<PathBuf> {
-    let said = run(Command::new("losetup").args(["--find", "--show"]).arg(file))?;
-    Ok(PathBuf::from(said.trim()))
 }

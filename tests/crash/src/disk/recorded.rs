@@ -2,13 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use pinhole_tests::disk_faults::FileSystem;
 
 use super::image::Image;
 use super::log::{Log, Moment};
-use super::mounts::{MountPoint, Purpose, Work, attach, mount, run};
+use super::loop_device::LoopDevice;
+use super::mounts::{MountPoint, Purpose, Work, mount};
 use super::server::DiskFile;
 
 /// Mounted file system on a disk whose requests are recorded. Dropping it removes both.
@@ -29,10 +29,10 @@ impl RecordedDisk {
         let point = work.make_folder("recorded")?;
         let path = work.join("disk");
         let disk = DiskFile::serve(image, &path)?;
-        let loop_device = attach(&path)?;
-        let mounted = mount(kind, Purpose::Record, &loop_device, &point).map(|()| MountPoint(point.clone()));
-        // The device is in use, so this takes effect when its last user ends.
-        run(Command::new("losetup").arg("--detach").arg(&loop_device))?;
+        let device = LoopDevice::attach(&path)?;
+        let mounted = mount(kind, Purpose::Record, device.path(), &point).map(|()| MountPoint(point.clone()));
+        // The device is in use, so it is detached when its last user ends.
+        drop(device);
         Ok(Self { mounted: Some(mounted?), point, disk })
     }
 

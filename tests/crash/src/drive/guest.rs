@@ -31,7 +31,7 @@ pub(super) struct OpenFile {
     pub(super) handle: Handle,
     /// Flags with which the file was opened.
     flags: OpenFlags,
-    /// Whether each write is sent with its flags, and no FSYNC follows a synchronous one.
+    /// Whether no FSYNC follows a synchronous write, as for FOPEN_DIRECT_IO.
     is_uncached: bool,
     is_directory: bool,
 }
@@ -124,7 +124,7 @@ impl Guest {
             Operation::Open(Open { flags, kill_suidgid: false })
         };
         let open = decode_open(&self.ask(node, &operation, &[])?).map_err(wire)?;
-        let is_uncached = open.flags.contains(OpenReplyFlags::DIRECT_IO) || flags.contains(OpenFlags::DIRECT);
+        let is_uncached = open.flags.contains(OpenReplyFlags::DIRECT_IO);
         Ok(OpenFile { node, handle: open.handle, flags, is_uncached, is_directory })
     }
 
@@ -154,7 +154,7 @@ impl Guest {
     /// Writes bytes. `sync` are the flags of the call, as for `pwritev2`.
     pub(super) fn write(&mut self, file: OpenFile, at: u64, bytes: &[u8], sync: OpenFlags) -> io::Result<()> {
         let sync = sync | file.flags & OpenFlags::SYNC;
-        let flags = if file.is_uncached { file.flags | sync } else { file.flags };
+        let flags = file.flags | sync;
         let mut offset = at;
         for piece in bytes.chunks(WRITE_LEN_MAX) {
             let size = u32::try_from(piece.len()).map_err(wire)?;
@@ -169,7 +169,7 @@ impl Guest {
         if sync.is_empty() || file.is_uncached {
             return Ok(());
         }
-        // Linux syncs after a cached write.
+        // Linux syncs after each other synchronous write, also if the file has O_DIRECT.
         self.sync(file, !sync.contains(OpenFlags::SYNC))
     }
 
@@ -200,7 +200,7 @@ impl Guest {
 /// Decodes the reply to CREATE and TMPFILE.
 pub(super) fn created(body: &[u8], flags: OpenFlags) -> io::Result<OpenFile> {
     let (Created { entry, open }, _) = decode_created(body).map_err(wire)?;
-    let is_uncached = open.flags.contains(OpenReplyFlags::DIRECT_IO) || flags.contains(OpenFlags::DIRECT);
+    let is_uncached = open.flags.contains(OpenReplyFlags::DIRECT_IO);
     Ok(OpenFile { node: entry.node, handle: open.handle, flags, is_uncached, is_directory: false })
 }
 
