@@ -1,9 +1,10 @@
 //! A thread that reads the clock, writes the log and closes descriptors for queue threads.
 //!
-//! The filter of a queue thread has no call for the first two, and under some profiles none for the
-//! third. Most hosts read the clock without a call,
-//! but a host whose clock is not in the vDSO makes one for each time. The thread takes no lock but
-//! those of this file, so a queue thread may wait for it while it holds any other lock.
+//! The filter of a queue thread has no call for the first two, and none for the third under the
+//! profile `prepared`. Most hosts read the clock without a call, but a host whose clock is not in
+//! the vDSO makes one for each time (`docs/decisions/0018-queue-threads-without-a-clock.md`). The
+//! thread takes no lock but those of this file, so a queue thread may wait for it while it holds
+//! any other lock.
 //!
 //! A queue thread that needs the time wakes the thread and waits. As long as times are wanted, the
 //! thread then publishes the time every [`CLOCK_TICK`], and no queue thread waits.
