@@ -49,8 +49,8 @@ pub enum ConfigError {
     #[error("{option} needs an image: give --prepared IMAGE")]
     NoImage { option: &'static str },
     #[error(
-        "--prepared: {}: only one image can be served; merge their metadata with `pinhole prepare {} -o IMAGE`, which \
-         keeps their data files",
+        "--prepared: {}: only one image can be served; merge them, the lowest layer first: \
+         `pinhole prepare {} -o IMAGE` keeps their files as data files",
         listed(images, ", "),
         listed(images, " ")
     )]

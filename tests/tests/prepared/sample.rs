@@ -127,6 +127,24 @@ fn tree(salt: u32) -> Tree {
     Tree { inodes: maker.0, devices: vec![NewDevice { tag, blocks: DATA_BLOCKS as u64 }] }
 }
 
+/// Returns an image with this number of directories, and of empty files in each.
+pub(crate) fn many_inodes(directories: u32, files: u32) -> Vec<u8> {
+    let mut maker = TreeMaker(vec![inode(Content::Directory(BTreeMap::new()))]);
+    let mut top = BTreeMap::new();
+    for directory in 0..directories {
+        let mut names = BTreeMap::new();
+        for file in 0..files {
+            let index = maker.add(Content::File(NewFile::default()));
+            names.insert(format!("file-{file:05}").into_bytes(), index);
+        }
+        top.insert(format!("directory-{directory:05}").into_bytes(), maker.add(Content::Directory(names)));
+    }
+    maker.0[0].content = Content::Directory(top);
+    let mut bytes = Vec::new();
+    write(&Tree { inodes: maker.0, devices: Vec::new() }, [8; 16], &mut bytes).unwrap();
+    bytes
+}
+
 struct TreeMaker(Vec<NewInode>);
 
 impl TreeMaker {

@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::Duration;
 
+use pinhole_tests::daemon::Daemon;
 use pinhole_tests::program::{Ended, pinhole, run};
 use sha2::{Digest as _, Sha256};
 
@@ -102,6 +104,25 @@ fn files_that_are_no_whole_image_are_refused() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
         .unwrap();
     assert!(refused(&folder, &[]).contains("not a regular file"));
+}
+
+/// A pass over all inodes would take longer.
+#[test]
+fn million_inodes_delay_the_start_by_no_pass() {
+    const DIRECTORIES: u32 = 1000;
+    const FILES: u32 = 1000;
+    let folder = ImageFolder::new(0);
+    let time = || {
+        let start = || Daemon::of_image(folder.image()).unwrap().time_to_ready().unwrap();
+        (0..8).map(|_| start()).min().unwrap()
+    };
+    let small = time();
+    fs::write(folder.image(), crate::sample::many_inodes(DIRECTORIES, FILES)).unwrap();
+    let (len, large) = (fs::metadata(folder.image()).unwrap().len(), time());
+    println!("ready after {small:?} with few inodes, {large:?} with a million ({len} bytes)");
+    let mut guest = Guest::of(&folder, &[]);
+    guest.entry("directory-00999/file-00999").unwrap();
+    assert!(large < small + Duration::from_millis(100), "{large:?} and {small:?}");
 }
 
 #[test]
