@@ -94,7 +94,8 @@ pub(super) fn image_options(share: &ShareSettings) -> session::Options {
 
 /// Returns the flags that INIT offers. Without `AUTO_INVAL_DATA`, the guest keeps data until it
 /// needs the memory. `ATOMIC_O_TRUNC` is missing, so that opening a file for writing never reaches
-/// the daemon as a success.
+/// the daemon as a success. Without `READDIRPLUS_AUTO`, each listing brings the attributes of its
+/// entries, which cost no host call and stay valid, so that the guest looks up no entry.
 fn image_flags(share: &ShareSettings) -> InitFlags {
     let when = |wanted: bool, flags: InitFlags| if wanted { flags } else { InitFlags::empty() };
     InitFlags::ASYNC_READ
@@ -106,7 +107,7 @@ fn image_flags(share: &ShareSettings) -> InitFlags {
         | InitFlags::NO_OPENDIR_SUPPORT
         | InitFlags::EXPORT_SUPPORT
         | InitFlags::CACHE_SYMLINKS
-        | when(share.readdirplus, InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO)
+        | when(share.readdirplus, InitFlags::DO_READDIRPLUS)
         | when(share.idmap, InitFlags::ALLOW_IDMAP)
         | when(share.locks == LocksArg::None, InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS)
         | when(share.posix_acl, InitFlags::POSIX_ACL)
@@ -186,6 +187,7 @@ mod tests {
         let flags = options.offer.flags;
         assert!(flags.contains(InitFlags::NO_OPEN_SUPPORT | InitFlags::NO_OPENDIR_SUPPORT));
         assert!(flags.contains(InitFlags::EXPORT_SUPPORT | InitFlags::DO_READDIRPLUS));
+        assert!(!flags.contains(InitFlags::READDIRPLUS_AUTO));
         let changes = InitFlags::ATOMIC_O_TRUNC
             | InitFlags::WRITEBACK_CACHE
             | InitFlags::AUTO_INVAL_DATA
