@@ -13,6 +13,8 @@ pub(crate) enum Need {
     Qemu,
     /// A Debian userland for guests.
     Userland,
+    /// mkfs.erofs.
+    Disks,
     /// strace, on the host.
     Strace,
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Need {
             Self::Base => "part base",
             Self::Qemu => "part qemu",
             Self::Userland => "part userland",
+            Self::Disks => "part disks",
             Self::Strace => "program strace",
         })
     }

@@ -7,7 +7,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::daemon::{Daemon, Serving, pinhole_program};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -67,6 +67,14 @@ impl Fixture {
     }
 }
 
+/// Makes an image of the share and serves it.
+fn prepared(share: &Path, image: &Path) -> Serving {
+    let prepare = ["prepare".as_ref(), share.as_os_str(), "--output".as_ref(), image.as_os_str()];
+    let made = Command::new(pinhole_program().unwrap()).args(prepare).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Daemon::of_image(image).unwrap().argument("--keep-listening").start().unwrap()
+}
+
 fn load(share: &Path, seconds: &str) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("load").arg("--share").arg(share).arg("--json").args(["--seconds", seconds]);
@@ -98,6 +106,20 @@ fn every_row_is_answered_and_counted() {
         assert!(number(&line, "p99_ns") <= number(&line, "p999_ns"), "{line}");
         assert!(number(&line, "peak_kib") > 0, "{line}");
     }
+}
+
+#[test]
+fn prepared_share_is_read_without_open() {
+    let (writable, images) = (Fixture::new(), TempDir::new().unwrap());
+    let rows = "lookup-hit,getattr,small-file,readdirplus,readdirplus-20000";
+    writable.counted(rows, &["--depths=8"]);
+    let daemon = prepared(writable.folder.path(), &images.path().join("image"));
+    let fixture = Fixture { daemon, ..writable };
+    let measured = fixture.counted(rows, &["--depths=8"]);
+    assert_eq!(measured.len(), 5, "{measured:?}");
+    // RELEASE needs a handle, which an image has not.
+    let refused = fixture.load(&["--rows=open-release", "--depths=1"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("errno 38"), "{refused:?}");
 }
 
 #[test]
@@ -174,7 +196,7 @@ fn wrong_reply_ends_the_run_with_row_and_errno() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     // EROFS is 30.
-    assert!(text.contains("create-unlink, depth 1: errno 30"), "{text}");
+    assert!(text.contains("create-unlink, depth 1: the reply has errno 30"), "{text}");
 }
 
 /// Returns a share of three folders with ten files each.
@@ -190,13 +212,15 @@ fn share() -> TempDir {
 }
 
 fn hold(daemon: &Serving, share: &Path, inodes: &str) -> Child {
+    waiting(daemon, &["--share", share.to_str().unwrap(), "--hold", inodes])
+}
+
+fn waiting(daemon: &Serving, arguments: &[&str]) -> Child {
     Command::new(PROGRAM)
         .arg("load")
         .arg("--socket")
         .arg(daemon.socket())
-        .arg("--share")
-        .arg(share)
-        .args(["--hold", inodes])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -218,6 +242,20 @@ fn front_end_keeps_its_connection() {
     drop(input);
     assert!(guest.wait().unwrap().success());
     assert!(said.next().is_none());
+}
+
+#[test]
+fn front_end_lists_every_folder() {
+    let (share, images) = (share(), TempDir::new().unwrap());
+    let of_folder = Daemon::pinhole(share.path()).unwrap().start().unwrap();
+    for daemon in [of_folder, prepared(share.path(), &images.path().join("image"))] {
+        let mut guest = waiting(&daemon, &["--hold-listed"]);
+        drop(guest.stdin.take());
+        let mut said = String::new();
+        guest.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said, "connected\nholds 33\n");
+        assert!(guest.wait().unwrap().success());
+    }
 }
 
 #[test]

@@ -35,6 +35,12 @@ pub(crate) struct VirtiofsdSetting {
     pub(crate) cache: &'static str,
 }
 
+/// virtiofsd without a thread pool, in its default cache mode.
+pub(crate) const CACHE_AUTO: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "auto" };
+
+/// virtiofsd without a thread pool, in the mode that lets a guest cache the most.
+pub(crate) const CACHE_ALWAYS: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "always" };
+
 impl Contestant {
     /// Returns the daemon for `share`, not yet started, with its default sandbox and filter. Both
     /// daemons must accept the arguments `extra`.

@@ -5,7 +5,7 @@
 //! | `wire` | sends requests to the socket of a daemon |
 //! | `guest` | boots a guest and times its file operations |
 //! | `cost` | measures start time, memory and descriptors of a daemon |
-//! | `dax`, `locks` | separate benchmarks of the DAX window and of locks |
+//! | `dax`, `locks`, `prepared` | separate benchmarks of the DAX window, locks, prepared images |
 //! | `samples` | computes ratios from the figures |
 //! | `before` | compares two builds of pinhole |
 //! | `report`, `chart` | show the results |
@@ -20,7 +20,9 @@ pub(crate) mod dax;
 pub(crate) mod figure;
 mod fresh;
 mod guest;
+mod load_process;
 pub(crate) mod locks;
+mod prepared;
 mod progress;
 mod report;
 mod rows;
@@ -35,7 +37,7 @@ use crate::needs::Need;
 use crate::programs;
 use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
-use figure::{Contestant, Figure, VirtiofsdSetting};
+use figure::{CACHE_ALWAYS, CACHE_AUTO, Contestant, Figure, VirtiofsdSetting};
 use progress::Progress;
 use report::BenchReport;
 use samples::Samples;
@@ -59,8 +61,16 @@ pub(crate) struct BenchArguments {
     /// Measure only the cost of locks on the host
     #[arg(long, conflicts_with_all = ["rows", "only", "cache", "json", "chart", "dax"])]
     locks: bool,
+    /// Measure only prepared images, or only one part of these rows
+    #[arg(long, value_enum, value_name = "PART", num_args = 0..=1, require_equals = true)]
+    #[arg(conflicts_with_all = ["rows", "only", "cache", "json", "chart", "dax", "locks"])]
+    #[expect(clippy::option_option, reason = "without a part, all parts are measured")]
+    prepared: Option<Option<prepared::PreparedPart>>,
+    /// Write the project's page of prepared images (`prepared.md` in docs/measured)
+    #[arg(long, requires = "prepared")]
+    write: bool,
     /// Number of measurements of each contestant [default: 5 for wire and --dax, 3 for guest, cost
-    /// and --locks]
+    /// and --locks, 1 to 9 for the parts of --prepared]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
     turns: Option<u16>,
     /// Time for each row of the part `wire` at each depth, in seconds
@@ -68,7 +78,7 @@ pub(crate) struct BenchArguments {
     seconds: f64,
     /// Compare with another pinhole program, as the contestant `before`, and measure no other
     /// contestant
-    #[arg(long, value_name = "PROGRAM", value_parser = program, conflicts_with_all = ["dax", "locks", "chart"])]
+    #[arg(long, value_name = "PROGRAM", value_parser = program, conflicts_with_all = ["dax", "locks", "prepared", "chart"])]
     against: Option<PathBuf>,
     /// Write every figure of every turn to FILE, as JSON
     #[arg(long, value_name = "FILE")]
@@ -112,12 +122,6 @@ const WIRE_SETTINGS: [VirtiofsdSetting; 3] =
 /// Settings of virtiofsd for `guest`: without a thread pool, in each measured cache mode.
 const GUEST_SETTINGS: [VirtiofsdSetting; 3] =
     [CACHE_AUTO, CACHE_ALWAYS, VirtiofsdSetting { pool: 0, cache: "never" }];
-
-/// virtiofsd without a thread pool, in its default cache mode.
-const CACHE_AUTO: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "auto" };
-
-/// virtiofsd without a thread pool, in the mode that lets a guest cache the most.
-const CACHE_ALWAYS: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "always" };
 
 /// Parses the time of `--seconds`.
 fn seconds(text: &str) -> Result<f64, String> {
@@ -179,7 +183,9 @@ impl Part {
 impl BenchArguments {
     /// Returns what the selected measurements need.
     pub(crate) fn needs(&self) -> &'static [Need] {
-        if self.dax {
+        if self.prepared.is_some() {
+            prepared::NEEDS
+        } else if self.dax {
             &[]
         } else if self.locks || self.parts().contains(&Part::Guest) {
             &[Need::Base, Need::Userland]
@@ -206,6 +212,10 @@ impl BenchArguments {
 pub(crate) fn main(arguments: &BenchArguments, load: &str) -> Outcome {
     if arguments.locks {
         return locks::main(arguments.turns.unwrap_or(LOCK_TURNS), load);
+    }
+    if let Some(part) = arguments.prepared {
+        let (turns, seconds) = (arguments.turns, arguments.seconds);
+        return prepared::main(&prepared::PreparedRun { part, turns, seconds, write: arguments.write }, load);
     }
     if arguments.dax {
         return dax::main(arguments.turns.unwrap_or(DAX_TURNS), arguments.seconds, load);

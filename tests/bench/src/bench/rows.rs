@@ -18,8 +18,21 @@ impl Rows {
         }
     }
 
-    /// Prints the table with the aims.
+    /// Returns the median of a row.
+    #[cfg(test)]
+    pub(crate) fn median(&self, row: &str) -> Option<f64> {
+        let (_, figures) = self.0.iter().find(|(name, _)| name == row)?;
+        Spread::of(figures.iter().copied()).map(|spread| spread.median)
+    }
+
+    /// Prints the table with the aims, and how many of them are met.
     pub(crate) fn show(&self, aims: &[(&str, Bound)]) {
+        let (table, met) = self.table(aims);
+        say(format!("\n{}\n{met}", table.plain()));
+    }
+
+    /// Returns the table with the aims, and how many of them are met in words.
+    pub(crate) fn table(&self, aims: &[(&str, Bound)]) -> (Table, String) {
         let mut table = Table::new(&["row", "median", "smallest", "largest", "aim", "met"]);
         let (mut met, mut of) = (0, 0);
         for (row, figures) in &self.0 {
@@ -39,6 +52,6 @@ impl Rows {
             let [median, least, most] = [spread.median, spread.min, spread.max].map(number);
             table.row(vec![row.clone(), median, least, most, wanted, word.to_owned()]);
         }
-        say(format!("\n{}\naims: {met} of {of} met", table.plain()));
+        (table, format!("aims: {met} of {of} met"))
     }
 }

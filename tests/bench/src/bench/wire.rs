@@ -1,20 +1,18 @@
 //! Rows of the part `wire`: a load generator at the socket of a daemon, or with bare host calls.
 //!
-//! The load generator is a separate process (the command `load` of this program), so that its CPU
-//! time does not count for the daemon.
+//! The load generator is a separate process (`load_process`), so that its CPU time does not count
+//! for the daemon.
 //!
 //! In each turn, every contestant has a load generator that waits for steps. A step is a row at one
 //! depth. All contestants take a step one right after another, so that a disturbance of the host
 //! affects the same row of each.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-use pinhole_tests::daemon::Serving;
 use serde_json::Value;
 
 use super::figure::{Better, Contestant, Figure};
+use super::load_process::LoadProcess;
 use super::progress::Progress;
 use super::samples::Samples;
 use crate::programs;
@@ -109,7 +107,7 @@ impl Wire {
             let own = matches!(contestant, Contestant::Pinhole { .. } | Contestant::Before { .. });
             let several = own.then_some(QUEUES);
             for queues in std::iter::once(1).chain(several.into_iter().flatten()) {
-                players.push(LoadProcess::start(contestant, &share, queues, self.seconds)?);
+                players.push(WirePlayer::start(contestant, &share, queues, self.seconds)?);
             }
         }
         for (number, step) in self.steps.iter().enumerate() {
@@ -124,27 +122,20 @@ impl Wire {
             }
             progress.step();
         }
-        players.into_iter().try_for_each(LoadProcess::end)
+        players.into_iter().try_for_each(|player| player.process.end())
     }
 }
 
 /// Contestant with its load generator.
-struct LoadProcess {
+struct WirePlayer {
     contestant: Contestant,
     queues: u32,
-    child: Child,
-    steps: Option<ChildStdin>,
-    figures: BufReader<ChildStdout>,
-    /// Daemon, kept until the load generator has ended.
-    _daemon: Option<Serving>,
+    process: LoadProcess,
 }
 
-impl LoadProcess {
+impl WirePlayer {
     /// Starts the daemon, if the contestant is one, and its load generator.
     fn start(contestant: &Contestant, share: &Path, queues: u32, seconds: f64) -> Outcome<Self> {
-        let mut command = programs::generator("load")?;
-        command.args(["--json", "--steps"]).arg("--share").arg(share);
-        command.arg(format!("--seconds={seconds}")).arg(format!("--queues={queues}"));
         let serving = match contestant {
             Contestant::Native => None,
             Contestant::Pinhole { .. } | Contestant::Before { .. } | Contestant::Virtiofsd(_) => {
@@ -152,23 +143,8 @@ impl LoadProcess {
                 Some(started.map_err(|error| Failure::new(error.to_string()))?)
             }
         };
-        match &serving {
-            Some(daemon) => {
-                command.arg("--socket").arg(daemon.socket()).arg(format!("--process={}", daemon.serving_id()))
-            }
-            None => command.arg("--native"),
-        };
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(Failure::io("cannot start the load generator"))?;
-        let steps = child.stdin.take();
-        let output =
-            child.stdout.take().ok_or_else(|| Failure::new("the load generator has no standard output"))?;
-        let figures = BufReader::new(output);
-        Ok(Self { contestant: contestant.clone(), queues, child, steps, figures, _daemon: serving })
+        let process = LoadProcess::start(&contestant.to_string(), serving, share, (queues, seconds))?;
+        Ok(Self { contestant: contestant.clone(), queues, process })
     }
 
     /// Returns whether this contestant is measured in this step.
@@ -181,45 +157,8 @@ impl LoadProcess {
 
     /// Measures one step.
     fn play(&mut self, step: &WireStep) -> Outcome<Vec<Figure>> {
-        let asked = self.steps.as_mut().map(|steps| writeln!(steps, "{} {}", step.row, step.depth));
-        let mut line = String::new();
-        let read_len =
-            self.figures.read_line(&mut line).map_err(Failure::io("cannot read from the load generator"))?;
-        if read_len == 0 || asked.is_none_or(|asked| asked.is_err()) {
-            return Err(self.failure());
-        }
-        let value: Value = serde_json::from_str(&line)
-            .map_err(|error| Failure::new(format!("the load generator printed `{line}`: {error}")))?;
+        let value = self.process.play(&step.row, step.depth)?;
         Ok(metrics(&row_name(&value), &value))
-    }
-
-    /// Returns an error with the messages of the load generator.
-    fn failure(&mut self) -> Failure {
-        let mut said = String::new();
-        if let Some(mut errors) = self.child.stderr.take()
-            && let Err(error) = errors.read_to_string(&mut said)
-        {
-            return Failure::new(format!(
-                "{}: cannot read the errors of its load generator: {error}",
-                self.contestant
-            ));
-        }
-        Failure::new(format!("{}: {}", self.contestant, said.trim_end()))
-    }
-
-    /// Ends the load generator by closing its input.
-    fn end(mut self) -> Outcome {
-        drop(self.steps.take());
-        let status = self.child.wait().map_err(Failure::io("cannot wait for the load generator"))?;
-        if status.success() { Ok(()) } else { Err(self.failure()) }
-    }
-}
-
-impl Drop for LoadProcess {
-    fn drop(&mut self) {
-        // Ignore the result of kill: the process may have ended already. wait reaps it.
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 

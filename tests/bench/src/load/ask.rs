@@ -6,8 +6,14 @@ pub(super) const ENTRY_LEN: usize = 128;
 /// Length of `fuse_attr_out`, in bytes.
 pub(super) const ATTR_LEN: usize = 104;
 
+/// Length of `fuse_open_out`, in bytes.
+pub(super) const OPENED_LEN: usize = 16;
+
 /// Errno of a missing name (`errno.h`).
 pub(super) const ENOENT: i32 = 2;
+
+/// Errno of an operation that the daemon does not have.
+pub(super) const ENOSYS: i32 = 38;
 
 /// Data beside the arguments of a request, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +37,9 @@ pub(crate) enum Expect {
     AtMost(usize),
     /// The name does not exist.
     Missing,
+    /// `fuse_open_out`, or ENOSYS: the guest opens files and directories by itself from then on, as
+    /// Linux does.
+    Opened,
 }
 
 /// Data and expected reply of a request.
@@ -51,6 +60,11 @@ impl Ask {
     /// Expects a reply of fixed length.
     pub(super) const fn body(len: usize) -> Self {
         Self { reply_len: len, data: Data::None, expect: Expect::Body(len) }
+    }
+
+    /// Expects the reply to OPEN or OPENDIR.
+    pub(super) const fn opened() -> Self {
+        Self { reply_len: OPENED_LEN, data: Data::None, expect: Expect::Opened }
     }
 
     /// Expects `len` bytes of a file.

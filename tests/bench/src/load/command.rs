@@ -4,13 +4,13 @@
 //! `pinhole-bench load --share DIR --socket SOCKET --process PID [--rows getattr,mixed]
 //! [--depths 1,32] [--queues 1] [--seconds 0.4]` measures a running daemon. `--native` in place of
 //! the socket does the same work with bare host calls. `--hold N` measures nothing: it looks up N
-//! files and waits.
+//! files and waits. `--hold-listed` lists the whole share and waits.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{LoadError, LoadTarget, Measured, Options, Row, Server, hold};
+use super::{Learning, LoadError, LoadTarget, Measured, Options, Row, Server, hold};
 use crate::console::say;
 use crate::step::{Failure, Outcome};
 
@@ -18,13 +18,13 @@ use crate::step::{Failure, Outcome};
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoadArguments {
     /// Directory that the daemon shares; the files of the rows are made there
-    #[arg(long, required_unless_present = "list")]
+    #[arg(long, required_unless_present_any = ["hold_listed", "list"])]
     share: Option<PathBuf>,
     /// Socket of the daemon
     #[arg(long, required_unless_present_any = ["native", "list"])]
     socket: Option<PathBuf>,
     /// Process of the daemon, for its CPU time
-    #[arg(long, alias = "pid", required_unless_present_any = ["native", "hold", "list"])]
+    #[arg(long, alias = "pid", required_unless_present_any = ["native", "hold", "hold_listed", "list"])]
     process: Option<u32>,
     /// Bare host calls instead of a daemon
     #[arg(long, conflicts_with_all = ["socket", "process"])]
@@ -33,6 +33,9 @@ pub(crate) struct LoadArguments {
     /// `holds N` after the lookups, and waits after each for a line on standard input
     #[arg(long, conflicts_with = "native")]
     hold: Option<usize>,
+    /// The same, but list all folders of the share in place of lookups
+    #[arg(long, conflicts_with_all = ["native", "hold"])]
+    hold_listed: bool,
     /// Rows to measure [default: all]
     #[arg(long, value_delimiter = ',')]
     rows: Vec<Row>,
@@ -92,8 +95,12 @@ fn run(arguments: LoadArguments) -> Result<(), LoadError> {
         return Ok(());
     }
     let share = arguments.share.unwrap_or_default();
-    if let (Some(inodes), Some(socket)) = (arguments.hold, &arguments.socket) {
-        return hold(socket, &share, inodes, &mut pause);
+    let learning = match arguments.hold {
+        Some(inodes) => Some(Learning::Lookups { share: &share, inodes }),
+        None => arguments.hold_listed.then_some(Learning::Listing),
+    };
+    if let (Some(learning), Some(socket)) = (learning, &arguments.socket) {
+        return hold(socket, learning, &mut pause);
     }
     let options = Options { share, queues: arguments.queues, time: arguments.seconds };
     let target = match (arguments.socket, arguments.process) {

@@ -45,7 +45,7 @@ pub(crate) use ask::Expect;
 use ask::{Ask, Data};
 use error::LIMIT;
 pub(crate) use error::LoadError;
-pub(crate) use hold::hold;
+pub(crate) use hold::{Learning, hold};
 use native::Host;
 use pinhole_tests::frontend::frame::opcode;
 use player::{Player, Tally, Window};
@@ -142,6 +142,23 @@ impl LoadTarget {
         };
         measured.map_err(|source| LoadError::Row { row: row.name(), depth, source: Box::new(source) })
     }
+}
+
+/// Creates the missing files of rows in a share, for a daemon that cannot create them.
+///
+/// # Errors
+/// [`LoadError::Host`] if a file cannot be created.
+pub(crate) fn create_files(share: PathBuf, rows: &[Row]) -> Result<(), LoadError> {
+    let mut prepared = Prepared::new(share);
+    rows.iter().try_for_each(|row| prepared.add(*row))
+}
+
+/// Returns the CPU time that all threads of the process `id` have used, in ns.
+///
+/// # Errors
+/// [`LoadError::Host`] if the process has ended.
+pub(crate) fn cpu_ns(id: u32) -> Result<u64, LoadError> {
+    Ok(Usage::by(id)?.cpu_ns)
 }
 
 /// Sends INIT as Linux 7.2 does for virtio-fs without a DAX window.

@@ -129,6 +129,7 @@ impl Host {
             Row::Write(blocks) => self.write(blocks.len, blocks.random),
             Row::CreateUnlink => self.create_unlink(),
             Row::ReadDirPlus => list(&self.many, &mut self.listing),
+            Row::ReadDirPlusMost => Err(LoadError::Device("bare calls list only one folder".to_owned())),
             Row::Fsync => {
                 let at = self.below(32) as u64 * 4096;
                 let page = self.buffer.get(..4096).unwrap_or_default();

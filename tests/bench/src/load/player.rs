@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use vm_memory::{Bytes as _, VolatileSlice};
 
-use super::ask::{Ask, Data, ENOENT, ENTRY_LEN, Expect, NextStep};
+use super::ask::{Ask, Data, ENOENT, ENOSYS, ENTRY_LEN, Expect, NextStep, OPENED_LEN};
 use super::error::LoadError;
 use super::message::{HEADER_LEN, Message};
 use super::ring::{Ring, RingState, SLOT_LEN, SLOTS, SLOTS_AT, Used};
@@ -119,6 +119,11 @@ impl Reply<'_> {
     pub(super) fn u64(&self, at: usize) -> Result<u64, LoadError> {
         let at = self.slot + REPLY_AT + OUT_HEADER_LEN + at;
         self.memory.read_obj(at).map(u64::from_le).map_err(LoadError::memory)
+    }
+
+    /// Returns whether this reply to OPEN or OPENDIR lets the guest open files by itself.
+    pub(super) const fn is_open_needless(&self) -> bool {
+        self.len == 0
     }
 
     /// Returns the number at offset `at` of a listing.
@@ -350,6 +355,7 @@ fn check<'p>(slots: &[Slot], memory: &'p VolatileSlice<'p>, used: Used) -> Resul
         Expect::AtMost(most) => errno == 0 && len <= most,
         // A negative entry is also a valid reply.
         Expect::Missing => errno == ENOENT || (errno == 0 && len == ENTRY_LEN),
+        Expect::Opened => (errno == 0 && len == OPENED_LEN) || errno == ENOSYS,
     };
     if !right {
         return Err(LoadError::Reply { errno, len, expected: slot.ask.expect });

@@ -27,6 +27,8 @@ pub(crate) enum Row {
     CreateUnlink,
     /// OPENDIR, READDIRPLUS of 10,000 entries, RELEASEDIR and FORGET of each.
     ReadDirPlus,
+    /// The same with 20,000 entries.
+    ReadDirPlusMost,
     /// WRITE of 4 KiB and FSYNC.
     Fsync,
     /// 40 % lookup, 25 % getattr, 15 % small files, 10 % reads and 5 % writes of 4 KiB, 5 %
@@ -77,9 +79,17 @@ impl Row {
         ("getattr-beside-cold", Self::BesideCold),
     ];
 
+    /// Rows that only `bench --prepared` measures.
+    pub(crate) const MORE: [(&str, Self); 1] = [("readdirplus-20000", Self::ReadDirPlusMost)];
+
+    /// Returns all rows that have a name.
+    fn named() -> impl Iterator<Item = (&'static str, Self)> {
+        Self::ALL.into_iter().chain(Self::MORE)
+    }
+
     /// Returns the name.
     pub(crate) fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, row)| *row == self).map_or("", |(name, _)| name)
+        Self::named().find(|(_, row)| *row == self).map_or("", |(name, _)| name)
     }
 
     /// Returns the depths at which the row is measured: its fixed depth, or else `wanted`.
@@ -93,6 +103,8 @@ impl Row {
     pub(super) fn time(self, time: std::time::Duration) -> std::time::Duration {
         if self == Self::BesideCold {
             time * 8
+        } else if self == Self::ReadDirPlusMost {
+            time * 6
         } else if matches!(self, Self::ReadDirPlus | Self::Fsync) {
             time * 3
         } else {
@@ -105,7 +117,7 @@ impl Row {
         match self {
             Self::BesideCold => COLD + 1,
             // A listing of 10,000 entries is many requests in itself.
-            Self::ReadDirPlus => 1,
+            Self::ReadDirPlus | Self::ReadDirPlusMost => 1,
             Self::GetAttr
             | Self::LookupHit
             | Self::LookupMiss
@@ -124,8 +136,7 @@ impl std::str::FromStr for Row {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.iter().find(|(known, _)| *known == name);
-        found.map(|(_, row)| *row).ok_or_else(|| {
+        Self::named().find(|(known, _)| *known == name).map(|(_, row)| row).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|(name, _)| *name).collect();
             format!("there is no row `{name}`; the rows are {}", names.join(", "))
         })

@@ -33,6 +33,8 @@ pub(super) const SMALL: Folder = Folder { name: "small", files: 300 };
 pub(super) const FEW: Folder = Folder { name: "few", files: 40 };
 /// A big directory.
 pub(super) const MANY: Folder = Folder { name: "many", files: 10_000 };
+/// A bigger directory.
+pub(super) const MOST: Folder = Folder { name: "most", files: 20_000 };
 /// Parent of the directories in which rows create files.
 pub(super) const MADE: &str = "made";
 /// File in the page cache.
@@ -85,7 +87,7 @@ fn create(share: &Path, name: &str) -> Result<(), LoadError> {
     if name == MADE {
         return create_spread_folder(&share.join(MADE));
     }
-    if let Some(folder) = [KNOWN, FEW, MANY, SMALL].into_iter().find(|folder| folder.name == name) {
+    if let Some(folder) = [KNOWN, FEW, MANY, MOST, SMALL].into_iter().find(|folder| folder.name == name) {
         let len = if name == SMALL.name { small_len } else { |_number: usize| 0 };
         return fill_folder(&share.join(name), folder.files, len);
     }
@@ -110,6 +112,7 @@ const fn needs(row: Row) -> &'static [&'static str] {
         Row::Read(_) | Row::Write(_) => &[WARM.name],
         Row::CreateUnlink => &[MADE],
         Row::ReadDirPlus => &[MANY.name],
+        Row::ReadDirPlusMost => &[MOST.name],
         Row::Fsync => &[SYNCED.name],
         Row::Mixed => &[KNOWN.name, SMALL.name, WARM.name, FEW.name],
         Row::BesideCold => &[KNOWN.name, COLD.name],

@@ -3,28 +3,39 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::programs;
 use crate::step::{Failure, Outcome};
 
 /// Running front-end (`load --hold`). Dropping the value ends the process.
 #[derive(Debug)]
-pub(super) struct Holder {
+pub(in crate::bench) struct Holder {
     child: Child,
     said: BufReader<ChildStdout>,
 }
 
 impl Holder {
-    /// Connects to `socket` and sends INIT. [`Holder::look_up`] then looks up `inodes` files of
+    /// Connects to `socket` and sends INIT. [`Holder::learn`] then looks up `inodes` files of
     /// `share`.
-    pub(super) fn connect(socket: &Path, share: &Path, inodes: u32) -> Outcome<Self> {
-        let mut child = programs::generator("load")?
+    pub(in crate::bench) fn connect(socket: &Path, share: &Path, inodes: u32) -> Outcome<Self> {
+        let mut command = programs::generator("load")?;
+        command.arg("--share").arg(share).args(["--hold", &inodes.to_string()]);
+        Self::start(command, socket)
+    }
+
+    /// Connects to `socket` and sends INIT. [`Holder::learn`] then lists all folders of the share.
+    pub(in crate::bench) fn listing(socket: &Path) -> Outcome<Self> {
+        let mut command = programs::generator("load")?;
+        command.arg("--hold-listed");
+        Self::start(command, socket)
+    }
+
+    /// Starts the front-end.
+    fn start(mut command: Command, socket: &Path) -> Outcome<Self> {
+        let mut child = command
             .arg("--socket")
             .arg(socket)
-            .arg("--share")
-            .arg(share)
-            .args(["--hold", &inodes.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -36,8 +47,8 @@ impl Holder {
         Ok(holder)
     }
 
-    /// Lets the front-end look up the files. Returns when it knows all of them.
-    pub(super) fn look_up(&mut self) -> Outcome {
+    /// Lets the front-end look up or list the files. Returns when it knows all of them.
+    pub(in crate::bench) fn learn(&mut self) -> Outcome {
         let input =
             self.child.stdin.as_mut().ok_or_else(|| Failure::new("the front-end has no standard input"))?;
         input.write_all(b"\n").map_err(Failure::io("cannot tell the front-end to continue"))?;

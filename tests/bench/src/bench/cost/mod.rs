@@ -4,7 +4,7 @@
 //! guest. A front-end in a process of its own (the command `load --hold` of this program) acts as
 //! the guest.
 
-mod holder;
+pub(super) mod holder;
 pub(crate) mod processes;
 
 use std::fmt;
@@ -185,7 +185,7 @@ impl CostTarget<'_> {
         let serving = self.start(Sandbox::None, &self.handle_arguments(argument))?;
         let mut guest = Holder::connect(serving.socket(), self.share, inodes)?;
         let before = holdings(&[serving.id()])?;
-        guest.look_up()?;
+        guest.learn()?;
         let after = holdings(&[serving.id()])?;
         let Holdings { pss_kib, descriptors, .. } = after;
         let bytes = number(pss_kib.saturating_sub(before.pss_kib))? * 1024.0 / f64::from(inodes);
@@ -207,13 +207,16 @@ impl CostTarget<'_> {
 }
 
 /// Converts a number to `f64`. Fails above the range of `u32`, where digits could be lost.
-fn number(value: u64) -> Outcome<f64> {
+///
+/// # Errors
+/// See above.
+pub(super) fn number(value: u64) -> Outcome<f64> {
     let narrow = u32::try_from(value).map_err(|error| Failure::new(format!("{value}: {error}")))?;
     Ok(f64::from(narrow))
 }
 
 /// Returns the median. For an even number of times it is the upper of the middle two.
-fn median(mut times: Vec<Duration>) -> Duration {
+pub(super) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }

@@ -7,23 +7,23 @@ use crate::step::{Failure, Outcome};
 
 /// Memory and descriptors of several processes together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Holdings {
+pub(in crate::bench) struct Holdings {
     /// Proportional set size in KiB, without shared memory, which is the memory of the guest.
-    pub(super) pss_kib: u64,
+    pub(in crate::bench) pss_kib: u64,
     /// Anonymous part of the proportional set size, in KiB: the memory that each further daemon of
     /// the same program needs.
-    pub(super) anonymous_kib: u64,
+    pub(in crate::bench) anonymous_kib: u64,
     /// Number of open descriptors.
-    pub(super) descriptors: usize,
+    pub(in crate::bench) descriptors: usize,
     /// Number of processes.
-    pub(super) processes: usize,
+    pub(in crate::bench) processes: usize,
 }
 
 /// Returns the sums over `roots` and all their descendants.
 ///
 /// # Errors
 /// Fails if one of the processes has ended.
-pub(super) fn holdings(roots: &[u32]) -> Outcome<Holdings> {
+pub(in crate::bench) fn holdings(roots: &[u32]) -> Outcome<Holdings> {
     let children = children()?;
     let mut all = roots.to_vec();
     let mut sum = Holdings::default();

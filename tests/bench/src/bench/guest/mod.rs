@@ -4,7 +4,7 @@
 //! Each daemon and cache mode takes one boot. The guest runs `rows.sh`, which uses fio, tar and
 //! `work.c`. The guest compiles `work.c` to a static program. Its clock is the clock of the host.
 
-mod tree;
+pub(super) mod tree;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -16,6 +16,9 @@ use super::progress::Progress;
 use crate::console::complain;
 use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome};
+
+/// The program that the guest compiles and times.
+pub(super) const WORK: &[u8] = include_bytes!("work.c");
 
 /// Tag of the share.
 const TAG: &str = "bench";
@@ -136,7 +139,7 @@ fn boot(
         .memory_mib(MEMORY_MIB)
         .limit(LIMIT)
         .share(daemon.socket(), TAG)
-        .file("work.c", 0o644, include_bytes!("work.c"))
+        .file("work.c", 0o644, WORK)
         .file("rows.sh", 0o644, include_bytes!("rows.sh"))
         .run(&script(mode)?)
         .map_err(|error| Failure::new(format!("{contestant}: {error}\ndaemon:\n{}", daemon.stderr())))?;
@@ -183,7 +186,7 @@ fn read_rows(output: &str, contestant: &Contestant, mode: Mode) -> Outcome<Vec<F
 
 /// Parses `COUNT NANOSECONDS` or `persecond NUMBER` as a rate per second. Returns nothing for a
 /// rate that is not above zero.
-fn rate(words: &str) -> Option<f64> {
+pub(super) fn rate(words: &str) -> Option<f64> {
     let (count, number) = words.split_once(' ')?;
     let number: f64 = number.trim().parse().ok()?;
     let rate = if count == "persecond" { number } else { count.parse::<f64>().ok()? * 1e9 / number };

@@ -17,10 +17,10 @@ use crate::run_folder::RunFolder;
 use crate::step::{Failure, Outcome, run_quietly};
 
 /// Number of files in the tree.
-pub(super) const FILES: u32 = 20_000;
+pub(in crate::bench) const FILES: u32 = 20_000;
 
 /// Number of files in each folder of the tree.
-const IN_FOLDER: u32 = 100;
+pub(in crate::bench) const IN_FOLDER: u32 = 100;
 
 /// Number of folders in each folder above them.
 const FOLDERS: u32 = 5;
@@ -52,6 +52,20 @@ pub(super) fn prepare(run_folder: &RunFolder) -> Outcome<TempDir> {
 
 /// Creates the tree and the big file.
 fn fill(share: &Path) -> std::io::Result<()> {
+    let mut noise = fill_tree(share)?;
+    let piece = noise.bytes(PIECE_LEN as u64);
+    let mut big = File::create(share.join("big"))?;
+    for _ in 0..BIG_LEN / PIECE_LEN {
+        big.write_all(&piece)?;
+    }
+    Ok(())
+}
+
+/// Creates the tree.
+///
+/// # Errors
+/// Fails if a file cannot be created.
+pub(in crate::bench) fn fill_tree(share: &Path) -> std::io::Result<Noise> {
     let mut noise = Noise(0x70_696e_686f_6c65);
     let content = noise.bytes(FILE_LEN_MAX);
     for number in 0..FILES {
@@ -62,16 +76,11 @@ fn fill(share: &Path) -> std::io::Result<()> {
         let length = usize::try_from(noise.small_length()).map_err(std::io::Error::other)?;
         fs::write(folder.join(format!("file-{number}.c")), content.get(..length).unwrap_or(&content))?;
     }
-    let piece = noise.bytes(PIECE_LEN as u64);
-    let mut big = File::create(share.join("big"))?;
-    for _ in 0..BIG_LEN / PIECE_LEN {
-        big.write_all(&piece)?;
-    }
-    Ok(())
+    Ok(noise)
 }
 
 /// Returns the folder of the file `number`.
-fn folder(number: u32) -> String {
+pub(in crate::bench) fn folder(number: u32) -> String {
     let folder = number / IN_FOLDER;
     format!("part-{:03}/below-{}", folder / FOLDERS, folder % FOLDERS)
 }
@@ -88,7 +97,7 @@ fn archive(share: &Path) -> Outcome {
 }
 
 /// Pseudo-random numbers from a fixed seed (xorshift64*), so that every share has the same files.
-struct Noise(u64);
+pub(in crate::bench) struct Noise(u64);
 
 impl Noise {
     /// Returns the next number.

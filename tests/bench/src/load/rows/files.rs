@@ -1,6 +1,6 @@
 //! Rows that open, read, create and remove files.
 
-use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, NextStep};
+use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, NextStep, OPENED_LEN};
 use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
@@ -8,7 +8,7 @@ use super::super::ring::SLOTS;
 use super::super::row::ThreadPosition;
 use super::super::tree;
 use super::random::Random;
-use super::requests::{OPENED_LEN, READ_ONLY, READ_WRITE, ROOT, flush, release, transfer};
+use super::requests::{READ_ONLY, READ_WRITE, ROOT, flush, release, transfer};
 use pinhole_tests::frontend::frame::opcode;
 
 /// Page size of the guest, which reads whole pages, in bytes.
@@ -98,12 +98,14 @@ impl Play for OpenRelease {
     }
 }
 
-/// OPEN, READ of the whole file, FLUSH, RELEASE.
+/// OPEN, READ of the whole file, FLUSH, RELEASE; or READ alone, if the guest opens files by itself.
 #[derive(Debug)]
 pub(super) struct SmallFile {
     /// Node id and length of each file.
     files: Vec<(u64, u64)>,
     open: [OpenFile; SLOTS],
+    /// Whether the daemon has answered OPEN with ENOSYS.
+    is_open_needless: bool,
     random: Random,
     /// Always empty: the row forgets no node while it runs.
     none: Vec<(u64, u64)>,
@@ -117,16 +119,31 @@ impl SmallFile {
             let node = player.look_up(folder, &tree::name(number))?;
             files.push((node, tree::small_len(number)));
         }
-        Ok(Self { files, open: [NOT_OPEN; SLOTS], random: Random::new(position.number), none: Vec::new() })
+        let (open, random) = ([NOT_OPEN; SLOTS], Random::new(position.number));
+        Ok(Self { files, open, is_open_needless: false, random, none: Vec::new() })
     }
+}
+
+/// Writes a READ of the whole file.
+fn read_all(open: &OpenFile, message: &mut Message) -> Ask {
+    let room = open.len.next_multiple_of(PAGE);
+    let size = u32::try_from(room).unwrap_or(u32::MAX);
+    transfer(message, opcode::READ, (open.node, open.handle), 0, size);
+    let (room, len) = (usize::try_from(room).unwrap_or(0), usize::try_from(open.len).unwrap_or(0));
+    Ask { reply_len: 0, data: Data::In(room), expect: Expect::Body(len) }
 }
 
 impl Play for SmallFile {
     fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
         let (node, len) = *self.random.choose(&self.files)?;
-        *slot(&mut self.open, number)? = OpenFile { node, len, ..NOT_OPEN };
+        let open = slot(&mut self.open, number)?;
+        *open = OpenFile { node, len, ..NOT_OPEN };
+        if self.is_open_needless {
+            open.stage = Stage::Read;
+            return Ok(read_all(open, message));
+        }
         message.start(opcode::OPEN_FILE, node).u32(READ_ONLY).u32(0);
-        Ok(Ask::body(OPENED_LEN))
+        Ok(Ask::opened())
     }
 
     fn next(
@@ -138,20 +155,17 @@ impl Play for SmallFile {
         let open = slot(&mut self.open, number)?;
         match open.stage {
             Stage::Open => {
-                open.handle = reply.u64(0)?;
-                open.no_flush = reply.u64(8)? & NO_FLUSH != 0;
+                if reply.is_open_needless() {
+                    self.is_open_needless = true;
+                } else {
+                    open.handle = reply.u64(0)?;
+                    open.no_flush = reply.u64(8)? & NO_FLUSH != 0;
+                }
                 open.stage = Stage::Read;
-                let room = open.len.next_multiple_of(PAGE);
-                let size = u32::try_from(room).unwrap_or(u32::MAX);
-                transfer(message, opcode::READ, (open.node, open.handle), 0, size);
-                let (room, len) =
-                    (usize::try_from(room).unwrap_or(0), usize::try_from(open.len).unwrap_or(0));
-                return Ok(NextStep::Send(Ask {
-                    reply_len: 0,
-                    data: Data::In(room),
-                    expect: Expect::Body(len),
-                }));
+                return Ok(NextStep::Send(read_all(open, message)));
             }
+            // There is nothing to close.
+            Stage::Read if self.is_open_needless => return Ok(NextStep::Done),
             Stage::Read if !open.no_flush => {
                 open.stage = Stage::Flush;
                 flush(message, open.node, open.handle);

@@ -5,7 +5,7 @@
 
 mod data;
 mod files;
-mod listing;
+pub(super) mod listing;
 mod metadata;
 mod mixed;
 mod random;
@@ -32,6 +32,7 @@ impl Row {
             Self::Write(blocks) => Box::new(data::Transfer::open(player, position, blocks, true)?),
             Self::CreateUnlink => Box::new(files::CreateUnlink::open(player, position)?),
             Self::ReadDirPlus => Box::new(listing::List::open(player, super::tree::MANY)?),
+            Self::ReadDirPlusMost => Box::new(listing::List::open(player, super::tree::MOST)?),
             Self::Fsync => Box::new(data::Durable::open(player)?),
             Self::Mixed => Box::new(mixed::Mixed::open(player, position)?),
             Self::BesideCold => Box::new(data::BesideCold::open(player, position)?),
