@@ -59,6 +59,12 @@ pub(crate) struct Names {
     is_interrupted: bool,
 }
 
+impl Names {
+    fn forget(&mut self, folder: &Arc<OwnedFd>, name: &OsStr) {
+        self.files.retain(|(known, own)| !(Arc::ptr_eq(known, folder) && own == name));
+    }
+}
+
 impl TemporaryNames {
     /// Removes all temporary files and forbids new ones and new names. Waits for a publication that
     /// has begun, so that its files are there as a whole. The process should end then.
@@ -225,7 +231,7 @@ impl NewFile {
     }
 
     /// Gives the file a name, in place of the file that has it.
-    pub(crate) fn replace(mut self, name: &OsStr, names: &mut Names) -> Result<(), OutputError> {
+    pub(crate) fn replace(mut self, name: &OsStr, names: &mut Names) -> Result<Published, OutputError> {
         let temporary = match self.temporary_name.clone() {
             Some(temporary) => temporary,
             None => self.folder.with_free_name(|name| self.link(name))?.0,
@@ -238,7 +244,7 @@ impl NewFile {
             return Err(error);
         }
         self.forget_temporary(names);
-        Ok(())
+        Ok(Published { folder: self.folder.clone(), name: name.to_owned() })
     }
 
     /// Links a file without a name.
@@ -258,17 +264,19 @@ impl NewFile {
 
     fn forget_temporary(&mut self, names: &mut Names) {
         if let Some(temporary) = self.temporary_name.take() {
-            let folder = &self.folder.descriptor;
-            names.files.retain(|(known, name)| !(Arc::ptr_eq(known, folder) && *name == temporary));
+            names.forget(&self.folder.descriptor, &temporary);
         }
     }
 }
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        if self.temporary_name.is_some() {
-            let names = self.folder.names.clone();
-            self.discard(&mut names.lock());
+        let Some(temporary) = self.temporary_name.take() else { return };
+        remove(&self.folder.descriptor, &temporary);
+        // While files are published, this thread holds the names. One that stays in the list names
+        // no file any more.
+        if let Ok(mut names) = self.folder.names.0.try_lock() {
+            names.forget(&self.folder.descriptor, &temporary);
         }
     }
 }

@@ -58,6 +58,16 @@ fn dropped_file_is_removed() {
 }
 
 #[test]
+fn file_that_is_dropped_during_a_publication_is_removed() {
+    let (directory, names, folder) = folder();
+    let file = new_file(&folder, true, "content");
+    let held = names.hold().unwrap();
+    drop(file);
+    drop(held);
+    assert_eq!(names_in(&directory).len(), 0);
+}
+
+#[test]
 fn interruption_removes_temporary_files_and_forbids_new_ones() {
     let (directory, names, folder) = folder();
     let file = new_file(&folder, true, "content");

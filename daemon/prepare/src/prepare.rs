@@ -96,7 +96,7 @@ pub fn prepare(
         }
         // The names of the data files are on disk before that of the image.
         outputs.data_folder.sync()?;
-        outputs.publish_image(image_file, request.force, &mut held)?;
+        published.push(outputs.publish_image(image_file, request.force, &mut held)?);
         outputs.image_folder.sync()?;
         Ok(data_files)
     };
@@ -157,13 +157,13 @@ impl<'a> Outputs<'a> {
         file: crate::output::NewFile,
         force: bool,
         names: &mut crate::output::Names,
-    ) -> Result<(), OutputError> {
+    ) -> Result<Published, OutputError> {
         if force {
             self.check_image(force)?;
             return file.replace(self.image_name, names);
         }
         match file.publish(self.image_name, names)? {
-            Some(_published) => Ok(()),
+            Some(published) => Ok(published),
             None => Err(OutputError::Exists { path: self.image.to_owned() }),
         }
     }

@@ -75,7 +75,7 @@ impl OciImage {
         (folder, align): (&Folder, Align),
         progress: &mut dyn Progress,
     ) -> Result<Vec<Option<DataFile>>, PrepareError> {
-        progress.expect(self.layers.iter().map(|layer| layer.size).sum());
+        progress.expect(self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size)));
         let mut files = Vec::with_capacity(self.layers.len());
         for (number, layer) in self.layers.iter().enumerate() {
             if number > 0 {

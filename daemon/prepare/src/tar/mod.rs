@@ -195,9 +195,9 @@ impl TarReader<'_> {
         for (name, value) in &pax.xattrs {
             self.in_tree(&path, attributes.add_xattr(name, value))?;
         }
-        // Old archives mark a directory by a slash only.
+        // Old archives, and those of BSD, mark a directory by a slash only.
         let kind = match header.kind() {
-            0 if path.ends_with(b"/") => b'5',
+            0 | b'0' if path.ends_with(b"/") => b'5',
             0 | b'7' => b'0',
             kind => kind,
         };
