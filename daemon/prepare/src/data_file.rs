@@ -3,10 +3,11 @@
 //! The name of a data file is the fs-verity digest of its bytes, which is computed while they are
 //! written. Layers with the same files in the same order have the same data file.
 
+use crate::hash_thread::HashThread;
 use crate::limits;
 use crate::output::{Folder, NewFile, OutputError, Published};
 use crate::tree::{FileData, LayerIndex, Placed};
-use crate::verity::{BLOCK_LEN, VerityDigest, VerityHasher, is_zero};
+use crate::verity::{BLOCK_LEN, VerityDigest, is_zero};
 use std::ffi::OsString;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -43,7 +44,7 @@ pub(crate) struct DataWriter {
     file: NewFile,
     align: Align,
     layer: LayerIndex,
-    hasher: VerityHasher,
+    hasher: HashThread,
     /// Bytes that are not written yet. They begin at `flushed`, a multiple of [`BLOCK`].
     buffer: Vec<u8>,
     flushed: u64,
@@ -102,8 +103,9 @@ impl LayerData {
 impl DataWriter {
     pub(crate) fn create(folder: &Folder, align: Align, layer: LayerIndex) -> Result<Self, OutputError> {
         let file = folder.create()?;
-        let buffer = Vec::with_capacity(limits::READ_LEN + BLOCK_LEN);
-        Ok(Self { file, align, layer, hasher: VerityHasher::new(), buffer, flushed: 0 })
+        let hasher = HashThread::start().map_err(|source| file.wrong(source))?;
+        let buffer = hasher.buffer();
+        Ok(Self { file, align, layer, hasher, buffer, flushed: 0 })
     }
 
     /// Begins a file of `size` bytes whose data is in `ranges`. Returns the places of its regions,
@@ -134,7 +136,7 @@ impl DataWriter {
         let blocks = gap - gap % BLOCK;
         if blocks > 0 {
             self.flush()?;
-            self.hasher.zeros(blocks);
+            self.zeros(blocks)?;
             self.flushed += blocks;
         }
         let rest = usize::try_from(gap - blocks).unwrap_or_default();
@@ -159,11 +161,12 @@ impl DataWriter {
 
     /// Writes the whole blocks of the buffer, except zeros.
     fn flush(&mut self) -> Result<(), OutputError> {
-        let whole = self.buffer.len() - self.buffer.len() % BLOCK_LEN;
-        let blocks = self.buffer.get(..whole).unwrap_or_default();
-        self.hasher.update(blocks);
+        let mut blocks = std::mem::replace(&mut self.buffer, self.hasher.buffer());
+        let whole = blocks.len() - blocks.len() % BLOCK_LEN;
+        self.buffer.extend_from_slice(blocks.get(whole..).unwrap_or_default());
+        blocks.truncate(whole);
         let mut at = self.flushed;
-        for run in runs(blocks) {
+        for run in runs(&blocks) {
             let len = u64::try_from(run.len()).unwrap_or(u64::MAX);
             if !run.get(..BLOCK_LEN).is_some_and(is_zero) {
                 self.file.file().write_all_at(run, at).map_err(|source| self.file.wrong(source))?;
@@ -171,8 +174,12 @@ impl DataWriter {
             at = at.saturating_add(len);
         }
         self.flushed = at;
-        self.buffer.drain(..whole);
-        Ok(())
+        self.hasher.bytes(blocks).map_err(|source| self.file.wrong(source))
+    }
+
+    /// Appends zeros to the stream that is hashed.
+    fn zeros(&self, len: u64) -> Result<(), OutputError> {
+        self.hasher.zeros(len).map_err(|source| self.file.wrong(source))
     }
 
     /// Ends the data file. Returns `None` if no file had data.
@@ -183,11 +190,12 @@ impl DataWriter {
         }
         self.seek(end)?;
         self.flush()?;
-        self.hasher.zeros(limits::TRAILING_HOLE_LEN);
+        self.zeros(limits::TRAILING_HOLE_LEN)?;
         let len = end.saturating_add(limits::TRAILING_HOLE_LEN);
         self.file.file().set_len(len).map_err(|source| self.file.wrong(source))?;
         self.file.sync()?;
-        let data = DataFile { file: self.file, digest: self.hasher.finish(), len };
+        let digest = self.hasher.finish().map_err(|source| self.file.wrong(source))?;
+        let data = DataFile { file: self.file, digest, len };
         // A file that is there is checked now, not while files are published.
         let folder = data.file.folder();
         if folder.kind_of(&DataFile::name_of(data.digest))?.is_some() {

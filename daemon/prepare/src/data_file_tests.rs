@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::output::TemporaryNames;
+use crate::verity::VerityHasher;
 use proptest::prelude::*;
 use std::os::unix::fs::MetadataExt as _;
 

@@ -15,6 +15,7 @@ mod directory;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod hash_thread;
 mod hex;
 mod image;
 mod image_file;

@@ -67,6 +67,9 @@ pub(crate) const TRAILING_HOLE_LEN: u64 = 2 << 20;
 /// Bytes that are read at once.
 pub(crate) const READ_LEN: usize = 1 << 20;
 
+/// Buffers of [`READ_LEN`] that wait for the thread that computes a digest.
+pub(crate) const HASHED_PARTS_MAX: usize = 4;
+
 /// Bytes of a JSON file of an OCI layout. The manifest of an image with the most layers has 60 KiB.
 pub(crate) const JSON_LEN_MAX: u64 = 4 << 20;
 
