@@ -10,6 +10,7 @@ use crate::tree::{FileData, LayerIndex, Placed};
 use crate::verity::{BLOCK_LEN, VerityDigest, is_zero};
 use std::ffi::OsString;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
@@ -153,6 +154,29 @@ impl DataWriter {
             }
         }
         Ok(())
+    }
+
+    /// Appends at most `wanted` bytes of a file from byte `at` on, without a copy in between.
+    /// Returns their number, or the error of the read.
+    pub(crate) fn write_from(
+        &mut self,
+        file: &OwnedFd,
+        at: u64,
+        wanted: u64,
+    ) -> Result<rustix::io::Result<usize>, OutputError> {
+        let before = self.buffer.len();
+        let read = || rustix::io::pread(file, rustix::buffer::spare_capacity(&mut self.buffer), at);
+        if let Err(errno) = rustix::io::retry_on_intr(read) {
+            return Ok(Err(errno));
+        }
+        // The room may be longer than what is wanted.
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        self.buffer.truncate(before.saturating_add(wanted));
+        let read = self.buffer.len() - before;
+        if self.buffer.len() >= limits::READ_LEN {
+            self.flush()?;
+        }
+        Ok(Ok(read))
     }
 
     fn position(&self) -> u64 {

@@ -41,18 +41,8 @@ pub(crate) fn read(
     let descriptor = rustix::fs::open(path, DIRECTORY_FLAGS, Mode::empty()).map_err(wrong)?;
     let stat = rustix::fs::fstat(&descriptor).map_err(wrong)?;
     let root_device = stat.st_dev;
-    let buffer = vec![0; limits::READ_LEN];
-    let mut walk = Walk {
-        path,
-        root_device,
-        options,
-        tree,
-        data,
-        progress,
-        buffer,
-        linked: HashMap::new(),
-        levels: Vec::new(),
-    };
+    let mut walk =
+        Walk { path, root_device, options, tree, data, progress, linked: HashMap::new(), levels: Vec::new() };
     walk.descend(c"", descriptor, stat)?;
     while let Some(level) = walk.levels.last_mut() {
         match level.names.pop() {
@@ -88,7 +78,6 @@ struct Walk<'a> {
     tree: &'a mut LayerTree,
     data: &'a mut DataWriter,
     progress: &'a mut dyn Progress,
-    buffer: Vec<u8>,
     /// Inodes with several names, by device and inode.
     linked: HashMap<(u64, u64), NodeIndex>,
     levels: Vec<Level>,
@@ -207,7 +196,7 @@ impl Walk<'_> {
         let placed = self.data.place(size, &regions(size, &ranges))?;
         self.copy(name, &file, &placed)?;
         // A file of /proc has data beyond its length.
-        if size == 0 && rustix::io::pread(&file, &mut self.buffer, 0) != Ok(0) {
+        if size == 0 && rustix::io::pread(&file, &mut [0], 0) != Ok(0) {
             return Err(self.changed(name));
         }
         let now = rustix::fs::fstat(&file).map_err(|errno| self.wrong(name, errno))?;
@@ -221,16 +210,11 @@ impl Walk<'_> {
             self.data.seek(region.start)?;
             let (mut at, end) = (region.offset, region.offset.saturating_add(region.len));
             while at < end {
-                let wanted =
-                    usize::try_from(end - at).map_or(limits::READ_LEN, |left| left.min(limits::READ_LEN));
-                let buffer = self.buffer.get_mut(..wanted).unwrap_or_default();
-                let read = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, at));
-                let read = match read {
+                let read = match self.data.write_from(file, at, end - at)? {
                     Ok(0) => return Err(self.changed(name)),
                     Ok(read) => read,
                     Err(errno) => return Err(self.wrong(name, errno)),
                 };
-                self.data.write(self.buffer.get(..read).unwrap_or_default())?;
                 let read = u64::try_from(read).unwrap_or(u64::MAX);
                 self.progress.advance(read);
                 at = at.saturating_add(read);
