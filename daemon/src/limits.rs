@@ -297,8 +297,8 @@ pub const SESSION_CHANGES_PER_SECOND: u64 = 100;
 /// two thirds if the node has an open descriptor.
 pub const FORGETS_PER_OPERATION: u64 = 16;
 
-/// Requests that wait without a thread for one turn of making a file system durable. Each takes
-/// about 500 bytes. Past that, the thread that serves the request waits with it.
+/// Deferred requests that wait for one turn of the thread that calls `syncfs(2)`. Each takes about
+/// 500 bytes. Past the limit, the thread that serves a request waits for the turn.
 pub const SYNC_WAITERS_MAX: usize = 1024;
 
 /// Longest sleep of a queue thread whose guest exceeds its speed limit. A stop of the queue ends

@@ -23,8 +23,10 @@ use crate::{Capabilities, DaxError, Failure, Geometry, Mapping, Overlap, Wanted,
 /// Executes steps: the front-end at the other end of the back channel.
 ///
 /// A mapping names a node, not a descriptor. The implementation opens the file itself, `O_RDONLY`
-/// unless [`Mapping::writable`]. If the table kept descriptors, it would need a read-only and a
-/// writable one for each mapping, to restore an old mapping.
+/// unless [`Mapping::writable`]. A table of descriptors would have to keep a read-only and a
+/// writable one for each mapping. The reason is a read-only mapping that the guest asks to make
+/// writable. The front-end may remove the read-only mapping and then refuse the writable one. Then
+/// the table asks for the read-only mapping again.
 pub trait Mapper {
     /// Sends `SHMEM_MAP`.
     ///
@@ -91,7 +93,7 @@ pub enum Next {
 pub enum FrontEnd {
     /// The front-end still has all mappings. It must remove them before a new mapping is made.
     ///
-    /// This is the case at INIT (a guest that has crashed sends no message before), at DESTROY, on
+    /// This is the case at INIT (a guest that has crashed sent no DESTROY before), at DESTROY, on
     /// a new back channel, and after a reset of the device if the front-end drops nothing then.
     StillMaps,
     /// The front-end has no mapping: it has removed all of them itself, as QEMU does when the
@@ -106,7 +108,8 @@ struct Plan {
     unmaps: std::vec::IntoIter<WindowRange>,
     /// The mapping to make after that.
     map: Option<Mapping>,
-    /// The mapping to restore if `map` is refused.
+    /// The read-only mapping of the same range and content, to make again if the front-end refuses
+    /// the writable `map`.
     restore: Option<Mapping>,
     /// The step that is not completed yet.
     in_flight: Option<Action>,
@@ -331,8 +334,8 @@ impl Mappings {
             (Action::Unmap(_), Err(Failure::Refused)) => plan.unmap_refused = true,
             (Action::Map(mapping), Ok(())) => {
                 self.table.insert(mapping);
-                // The front-end has made the guest's mapping or, after it refused that one, the old
-                // mapping again.
+                // The front-end has made the guest's mapping. Or it refused that one, and has now
+                // made the old mapping again.
                 let result = if plan.map_refused { Err(DaxError::Refused) } else { Ok(()) };
                 return self.finish(result);
             }

@@ -58,7 +58,8 @@ impl SyncTurn {
         self.state.lock().outcome
     }
 
-    /// Returns whether another request may wait without a thread.
+    /// Returns whether the request that was added last may be deferred. Otherwise the thread that
+    /// serves the request waits for the turn.
     pub fn has_room(&self) -> bool {
         self.state.lock().requests <= SYNC_WAITERS_MAX
     }

@@ -26,7 +26,8 @@ pub struct IdMapError(String);
 impl FromStr for IdMap {
     type Err = IdMapError;
 
-    /// Parses virtiofsd's form: any character that is not a digit may separate the numbers.
+    /// Parses virtiofsd's form. The first character is the separator: any character except a digit.
+    /// The same separator stands between the numbers and at the end.
     fn from_str(text: &str) -> Result<Self, IdMapError> {
         Self::parse(text).ok_or_else(|| IdMapError(text.to_owned()))
     }
@@ -53,8 +54,8 @@ impl IdMap {
     }
 }
 
-/// The ids of a user namespace. Without any, the daemon's own user and group are mapped to
-/// themselves.
+/// The ids of a user namespace. If no users are given, the daemon's own user is mapped to itself.
+/// If no groups are given, its own group is mapped to itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdMaps {
     /// The ranges of users.
@@ -82,7 +83,8 @@ impl IdMaps {
         Self { users: or(&self.users, geteuid().as_raw()), groups: or(&self.groups, getegid().as_raw()) }
     }
 
-    /// Returns whether any user may write these ranges: one id each, the writer's own.
+    /// Returns whether a process without capabilities may write these ranges: one user and one
+    /// group, each the process's own.
     fn is_own(&self) -> bool {
         let own = |maps: &[IdMap], id| matches!(maps, [map] if map.outside == id && map.count == 1);
         own(&self.users, geteuid().as_raw()) && own(&self.groups, getegid().as_raw())
@@ -104,8 +106,8 @@ impl IdMaps {
                 .and_then(|()| maps.write_to("self"))
                 .map_err(refused("cannot map this user and group"));
         }
-        // A second process maps several ids from outside. Inside, no process has the right to map
-        // them, and newuidmap does not belong to root.
+        // A second process maps all other ids, from outside the namespace. Inside, no process has
+        // the right to map them, and newuidmap does not run as root.
         let (request_reader, mut request_writer) = io::pipe().map_err(refused("no pipe"))?;
         let (error_reader, error_writer) = io::pipe().map_err(refused("no pipe"))?;
         let target = getpid();
@@ -130,23 +132,26 @@ impl IdMaps {
         }
     }
 
-    /// Maps the ids of another process, after `request` has a byte. The error is a sentence.
+    /// Waits for a byte in `request`, and then maps the ids of the process `target`. The error is a
+    /// text for the operator.
     fn map_for(&self, target: Pid, mut request: PipeReader) -> Result<(), String> {
         request
             .read_exact(&mut [0])
             .map_err(|error| format!("the daemon has not asked for them: {error}"))?;
         let number = target.as_raw_nonzero().to_string();
         if geteuid().is_root() {
-            return self
-                .write_to(&number)
-                .map_err(|error| format!("the host refuses them: {error}; use ids that this process has"));
+            return self.write_to(&number).map_err(|error| {
+                format!(
+                    "the host refuses them: {error}; use host ids that /proc/self/uid_map and gid_map list"
+                )
+            });
         }
         for (program, maps) in [("newuidmap", &self.users), ("newgidmap", &self.groups)] {
             let ids = maps.iter().flat_map(|map| [map.inside, map.outside, map.count]);
             let mut command = Command::new(program);
             command.arg(&number).args(ids.map(|id| id.to_string()));
             let output = command.stdin(Stdio::null()).stdout(Stdio::null()).output().map_err(|error| {
-                format!("{program} cannot be run ({error}): install it (package uidmap), or map one id only")
+                format!("{program} cannot be run ({error}): install it (package uidmap), or map one user and one group, each the daemon's own")
             })?;
             if !output.status.success() {
                 let why = String::from_utf8_lossy(&output.stderr);
@@ -181,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_maps_the_own_ids_to_themselves() {
+    fn default_maps_the_daemons_own_ids_to_themselves() {
         let maps = IdMaps::default().filled();
         assert!(maps.is_own() && !IdMaps::default().are_given());
         let several = IdMaps { users: vec![":0:100000:65536:".parse().unwrap()], ..IdMaps::default() };

@@ -14,9 +14,9 @@ use crate::linux::{ENTRY_LEN, ROOT};
 /// Space for a reply of unknown length.
 pub(super) const ROOM: usize = 4096;
 
-/// Returns the INIT flags of a guest of Linux 7.2 without a DAX window. It leaves out the flags of
-/// a window, and flags by which a daemon may choose another layout of a request (SETXATTR, labels
-/// and groups behind CREATE), so that all daemons get the same bytes.
+/// Returns the INIT flags of a guest of Linux 7.2, without the flags of a DAX window, passthrough
+/// and io_uring. It also leaves out flags by which a daemon may choose another layout of a request
+/// (a longer SETXATTR; labels and groups behind CREATE), so that all daemons get the same bytes.
 pub(super) fn flags() -> InitFlags {
     InitFlags::all().difference(
         InitFlags::MAP_ALIGNMENT
@@ -33,7 +33,7 @@ pub(super) fn flags() -> InitFlags {
 /// Outcomes of the requests of one opcode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Requests with success, or correctly without a reply.
+    /// Requests that succeeded, and requests that the daemon returned without a reply.
     pub done: u32,
     /// Requests with each errno.
     pub refused: BTreeMap<i32, u32>,
@@ -43,7 +43,7 @@ pub struct Count {
 #[derive(Debug)]
 pub struct SurfaceGuest {
     pub(super) frontend: Frontend,
-    /// Nodes to be forgotten at the end, with their lookup counts.
+    /// Nodes that [`Self::forget_all`] forgets, with their lookup counts.
     pub(super) known: BTreeMap<u64, u64>,
     pub(super) counts: BTreeMap<u32, Count>,
 }
@@ -119,7 +119,9 @@ impl SurfaceGuest {
         &self.counts
     }
 
-    /// Sends a request and waits for its reply. Returns the body, or `None` if it is refused.
+    /// Sends a request and waits until the daemon returns it. Returns the body of the reply.
+    /// Returns `None` if the request is refused, or if it is returned without a reply, which counts
+    /// as done.
     pub(super) fn request(&mut self, frame: Frame, room: usize) -> Result<Option<Vec<u8>>> {
         let opcode = frame.opcode();
         let what = || format!("opcode {opcode}");
@@ -141,12 +143,12 @@ impl SurfaceGuest {
         Ok(Some(reply.bytes.get(OUT_HEADER_LEN..).unwrap_or_default().to_vec()))
     }
 
-    /// Sends a request and ignores its reply.
+    /// Sends a request and only counts its outcome.
     pub(super) fn send(&mut self, frame: Frame) -> Result<()> {
         self.request(frame, ROOM).map(drop)
     }
 
-    /// Sends a request without a reply on the hiprio queue.
+    /// Sends a request without a reply on the hiprio queue, and counts it as done.
     pub(super) fn send_hiprio(&mut self, frame: Frame) -> Result<()> {
         let opcode = frame.opcode();
         self.frontend
@@ -178,11 +180,14 @@ impl SurfaceGuest {
         self.entry(Frame::new(opcode::LOOKUP, directory).name(name), ROOT)
     }
 
-    /// Opens a file. Returns `None` instead of its file handle if the open is refused.
+    /// Opens a file and returns its file handle. If the open is refused, sends it once more.
+    /// Returns `None` if both are refused.
+    ///
+    /// Linux repeats an open only after ESTALE; this guest repeats it after any errno. So an open
+    /// that is always refused counts twice.
     pub(super) fn open(&mut self, node: u64, flags: u32) -> Result<Option<u64>> {
         let open = Frame::new(opcode::OPEN_FILE, node).u32(flags).u32(0);
         let body = match self.request(open.clone(), 16)? {
-            // Open again, as Linux does after ESTALE.
             None => self.request(open, 16)?,
             opened => opened,
         };
@@ -194,7 +199,7 @@ impl SurfaceGuest {
         self.send(Frame::new(opcode::RELEASE, node).u64(handle).u32(0).u32(1).u64(OWNER))
     }
 
-    /// Forgets some nodes one by one, the rest in a batch, as Linux does.
+    /// Forgets at most four nodes one by one, and the rest in a batch.
     pub(super) fn forget_all(&mut self) -> Result<()> {
         let mut known: Vec<(u64, u64)> = std::mem::take(&mut self.known).into_iter().collect();
         let rest = known.split_off(known.len().min(4));

@@ -1,8 +1,9 @@
 //! Requests of ordinary guests: one function for each family of operations. Names that a round
-//! makes contain its number, so that each round begins with the same files.
+//! makes contain its number, so that a file that one round leaves behind does not change the next.
 //!
-//! If an open or a create is refused, the later requests are sent anyway, with a node that
-//! the guest may read and a file handle for reading.
+//! Most later requests are sent even if an earlier one is refused. A node that was not found or
+//! made is replaced by one that exists. A file handle for writing is replaced by one for reading.
+//! After a refused CREATE or TMPFILE, its WRITE and RELEASE are left out.
 
 use super::guest::{OWNER, ROOM, Result, SurfaceGuest};
 use super::share::FILE_LEN;
@@ -34,7 +35,7 @@ mod valid {
 /// User and group of the caller that is not root.
 const USER: u32 = 1000;
 
-/// Nodes that all families of a round use.
+/// Nodes that the families of a round use.
 struct Scene {
     round: u32,
     file: u64,
@@ -97,7 +98,7 @@ fn set_attr(node: u64, valid: u32, handle: u64, size: u64) -> Frame {
     times.u32(0o640).u32(0).u32(USER).u32(USER).u32(0)
 }
 
-/// Sends SETATTR of each attribute.
+/// Sends SETATTR for mode, owner, size and times, each set also without the size.
 fn attributes(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let sets = [
         valid::MODE,
@@ -132,7 +133,8 @@ fn flush(node: u64, handle: u64) -> Frame {
     Frame::new(FLUSH, node).u64(handle).u32(0).u32(0).u64(OWNER)
 }
 
-/// Sends READ and LSEEK, also for a file that is not in the host's page cache.
+/// Sends READ, LSEEK, GETATTR with a file handle, and FLUSH. The second file is not in the host's
+/// page cache in the first round.
 fn reading(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let cold = guest.lookup(ROOT, "cold")?;
     for node in [scene.file, cold] {
@@ -153,7 +155,7 @@ fn reading(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Returns a WRITE without flags.
+/// Returns a WRITE without FUSE write flags, for a file opened for reading and writing.
 fn write(node: u64, handle: u64, offset: u64, data: &[u8]) -> Frame {
     write_flagged(node, handle, offset, (0, O_RDWR), data)
 }
@@ -165,7 +167,8 @@ fn write_flagged(node: u64, handle: u64, offset: u64, (write, open): (u32, u32),
     frame.u64(OWNER).u32(open).u32(0).bytes(data)
 }
 
-/// Sends WRITE, FALLOCATE, COPY_FILE_RANGE and FSYNC, for each way to open a file.
+/// Opens a file in four ways, and sends WRITE, SETATTR of the size and FLUSH for each. Then opens
+/// it for reading and writing, and sends FALLOCATE, COPY_FILE_RANGE and FSYNC.
 fn writing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let node = scene.file;
     let reading = guest.open(node, O_RDONLY)?.unwrap_or(0);
@@ -174,7 +177,7 @@ fn writing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
         let handle = opened.unwrap_or(reading);
         guest.send(write(node, handle, 0, b"written"))?;
         guest.send(write(node, handle, 4096, &vec![7; 128 << 10]))?;
-        // CACHE, KILL_SUIDGID; O_DSYNC, O_SYNC.
+        // The write flags CACHE and KILL_SUIDGID, then the open flags O_DSYNC and O_SYNC.
         for flags in [(1, O_RDWR), (4, O_RDWR), (0, O_WRONLY | O_DSYNC), (0, O_WRONLY | O_SYNC)] {
             guest.send(write_flagged(node, handle, 8192, flags, &[8; 4096]))?;
         }
@@ -209,7 +212,8 @@ fn create(guest: &mut SurfaceGuest, frame: Frame, fallback: u64) -> Result<(u64,
     Ok((guest.learn(&body), u64_at(&body, 128).ok()))
 }
 
-/// Makes files, directories and links, as root and as another user, and removes them.
+/// Makes files, directories and symbolic links, as root and as another user. Then, as root, makes a
+/// hard link, removes all of these, and makes a file without a name.
 fn making(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     for (name, caller) in [("roots", 0), ("users", USER)] {
         let name = scene.name(name);
@@ -329,7 +333,7 @@ const ACL: [u8; 28] = [
     255,
 ];
 
-/// Sends the requests for extended attributes, in each namespace.
+/// Sends the requests for extended attributes, in each namespace and in an unknown one.
 fn xattrs(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let names =
         ["user.kept", "user.made", "trusted.made", "security.made", "system.posix_acl_access", "other.made"];
@@ -356,7 +360,8 @@ fn locks(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let reading = guest.open(node, O_RDONLY)?.unwrap_or(0);
     let opened = guest.open(node, O_RDWR)?;
     let handle = opened.unwrap_or(reading);
-    // Write lock, read lock, unlock; of a range, and of the whole file as flock(2) takes it.
+    // First a range, as fcntl(2) locks it, then the whole file, as flock(2) does. Kind 0 is a read
+    // lock, 1 a write lock and 2 an unlock.
     for (opcode, kind, whole) in [
         (GETLK, 1, 0),
         (SETLK, 0, 0),

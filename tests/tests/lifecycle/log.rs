@@ -1,7 +1,7 @@
 //! Does a daemon serve and end correctly if its log cannot be written?
 //!
-//! A forbidden call would kill the daemon. A queue thread writes a log line for each invalid
-//! request.
+//! A queue thread logs each invalid request, and the thread `relay` writes the line. If the write
+//! fails and the thread then makes a call that its filter forbids, the kernel kills the daemon.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::Frame;
@@ -18,8 +18,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Number of invalid requests, each with its own line in the log: more than the smallest pipe or
-/// socket holds.
+/// Number of invalid requests, each with its own line in the log. The smallest buffer of a pipe or
+/// a socket does not hold all lines.
 const LINES: usize = 100;
 /// Text in the log line of an invalid request.
 const LINE: &str = "a request that does not decode";
@@ -33,8 +33,8 @@ fn daemon(folder: &TempDir, arguments: &[&str]) -> Daemon {
     always.iter().chain(arguments).fold(daemon, |daemon, argument| daemon.argument(*argument))
 }
 
-/// Connects a guest that sends invalid requests, which a queue thread logs, and waits for all
-/// replies.
+/// Connects a guest, which sends [`LINES`] invalid requests and then a valid one. Checks each
+/// reply.
 fn visit(daemon: &mut Serving) {
     let started = Instant::now();
     let mut guest = loop {
@@ -112,7 +112,7 @@ fn log_reader_that_does_not_read_blocks_no_request() {
     assert!(text.contains(LINE) && text.matches(LINE).count() < LINES, "{text}");
 }
 
-/// Tests the daemon's own report of a panic, inside the sandbox, on each kind of thread.
+/// Tests the report of a panic, inside the sandbox, on each kind of thread of the serving process.
 #[test]
 fn panic_is_caught_when_stderr_cannot_be_written() {
     let folder = folder();
@@ -150,11 +150,12 @@ fn daemon_survives_a_log_at_its_own_size_limit() {
     let daemon = daemon(&folder, &["--policy", policy.to_str().unwrap()]);
     assert_serves_two_guests_and_ends(daemon.start_with_stderr(appended).unwrap());
     let text = fs::read(&log).unwrap();
-    assert!(!String::from_utf8_lossy(&text).contains(LINE), "the limit holds for the log as well");
+    assert!(!String::from_utf8_lossy(&text).contains(LINE), "the log has a line past its size limit");
 }
 
-/// An operator's limit on the size of files applies to both processes from their start. The test
-/// runs with guests that may write and with guests that may not.
+/// A limit on the size of files that an operator has set applies to the supervisor and to the
+/// serving process from their start. The test runs with guests that may write and with guests that
+/// may not.
 #[test]
 fn daemon_survives_an_inherited_size_limit_of_the_log() {
     for profile in ["share", "rootfs"] {
@@ -162,6 +163,7 @@ fn daemon_survives_an_inherited_size_limit_of_the_log() {
         let log = folder.path().join("log");
         fs::write(&log, [b'x'; 8192]).unwrap();
         let appended = File::options().append(true).open(&log).unwrap();
+        // 8 blocks of 512 bytes, less than the log has already.
         let limited = ["/bin/sh", "-c", "ulimit -f 8; exec \"$@\"", "sh"].map(PathBuf::from);
         let daemon = daemon(&folder, &["--profile", profile]).under(limited);
         assert_serves_two_guests_and_ends(daemon.start_with_stderr(Stdio::from(appended)).unwrap());

@@ -1,9 +1,11 @@
 //! The thread that makes whole file systems durable (`syncfs(2)`): for SYNCFS, and for FSYNC of a
 //! file that has lost the name by which it was opened.
 //!
-//! The thread makes one call after another. Requests for the same file systems that come before a
-//! call begins share that turn and its outcome. A later request waits for the next turn. So the
-//! host has one such call at a time, whatever a guest sends, and no serving thread waits for it.
+//! The thread serves one turn after another. A turn makes the whole share durable, or one mount.
+//! Requests for the same file systems that come before a turn begins share that turn and its
+//! outcome. A later request waits for the next turn. So the host has one such call at a time,
+//! whatever a guest sends. A serving thread waits for a turn only if too many requests are deferred
+//! until its end ([`SyncTurn::has_room`]).
 //!
 //! The host reports an error once to each open file description, and all of these requests share
 //! one description. So an error goes to the requests of the turn that failed, because their data
@@ -48,7 +50,8 @@ struct PendingTurn<W> {
     /// Object on which the call is made.
     with: W,
     turn: Arc<SyncTurn>,
-    /// The outcome of the turns during which the requests of this turn came.
+    /// An error of an earlier turn that the requests of this turn get too: they came during that
+    /// turn, or no request has got its error.
     earlier: Answer<()>,
 }
 
@@ -58,13 +61,13 @@ type SyncCall<W> = dyn Fn(SyncScope, &W) -> Answer<()> + Send + Sync;
 /// Carries out turns.
 struct Syncer<W> {
     pending: Arc<Mutex<PendingTurns<W>>>,
-    /// Notified after each turn.
+    /// Notified after each turn, and when the host has no room for the thread.
     wake: Arc<EventCounter>,
     sync: Box<SyncCall<W>>,
 }
 
 impl<W: Send + 'static> TaskRunner for Syncer<W> {
-    /// There is one for each turn.
+    /// Each task stands for one pending turn.
     type Task = ();
 
     fn run(&self, (): ()) {
@@ -86,6 +89,8 @@ impl<W: Send + 'static> TaskRunner for Syncer<W> {
         drop(fail_on_panic);
     }
 
+    /// Wakes the thread that answers deferred requests. It then carries out the turns
+    /// ([`SyncThread::run_stuck`]).
     fn thread_refused(&self) {
         self.wake.notify();
     }
@@ -137,7 +142,8 @@ impl<W: Send> fmt::Debug for SyncThread<W> {
 }
 
 impl SyncThread {
-    /// Makes the thread, which is started for the first turn. `wake` is notified after each turn.
+    /// Makes the thread, which is started for the first turn. `wake` is notified after each turn,
+    /// and when the host has no room for the thread.
     pub(in crate::passthrough) fn new(
         threads: ThreadSetup,
         mounts: Arc<MountTable>,
@@ -186,7 +192,7 @@ impl<W: Send> SyncThread<W> {
         let earlier = pending.take_unreported(scope);
         pending.turns.push_back(PendingTurn { scope, with, turn: Arc::clone(&turn), earlier });
         drop(pending);
-        // There is always room.
+        // The number of tasks has no limit here, so the task is always accepted.
         self.thread.submit((), usize::MAX).unwrap_or_default();
         turn
     }
@@ -196,7 +202,8 @@ impl<W: Send> SyncThread<W> {
         self.thread.run_stuck()
     }
 
-    /// Forgets the errors that a guest which is gone has not got.
+    /// Forgets the errors that no request has got. Called when a session begins or ends,
+    /// because another guest must not get them.
     pub(in crate::passthrough) fn forget_errors(&self) {
         self.pending.lock().unreported.clear();
     }
@@ -232,16 +239,16 @@ mod tests {
             Self { thread: SyncThread::with(threads, Arc::clone(&wake), sync), wake, begun, end, calls }
         }
 
-        fn join(&self) -> Arc<SyncTurn> {
-            self.join_mount(SyncScope::Share)
+        fn join_share(&self) -> Arc<SyncTurn> {
+            self.join(SyncScope::Share)
         }
 
-        fn join_mount(&self, scope: SyncScope) -> Arc<SyncTurn> {
+        fn join(&self, scope: SyncScope) -> Arc<SyncTurn> {
             self.thread.join(scope, ())
         }
 
         fn join_many(&self, count: usize) -> Vec<Arc<SyncTurn>> {
-            (0..count).map(|_| self.join()).collect()
+            (0..count).map(|_| self.join_share()).collect()
         }
 
         fn wait_for_call(&self) {
@@ -256,7 +263,7 @@ mod tests {
     #[test]
     fn requests_during_a_turn_share_the_next_one() {
         let disk = Disk::new();
-        let first = disk.join();
+        let first = disk.join_share();
         disk.wait_for_call();
         // The call has begun, so it may miss data that these requests wrote before.
         let others = disk.join_many(1000);
@@ -273,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn error_goes_to_each_request_before_its_turn_ends() {
+    fn error_goes_to_requests_of_the_turn_and_during_it() {
         let disk = Disk::new();
         let before = disk.join_many(1);
         disk.wait_for_call();
         let failed = disk.join_many(100);
         disk.end_call(Ok(()));
         disk.wait_for_call();
-        let (during, other) = (disk.join_many(100), disk.join_mount(SyncScope::Mount(1)));
+        let (during, other) = (disk.join_many(100), disk.join(SyncScope::Mount(1)));
         disk.end_call(Err(Errno::EIO));
         disk.wait_for_call();
         let after = disk.join_many(100);
@@ -300,30 +307,31 @@ mod tests {
     #[test]
     fn unreported_error_goes_to_the_next_request() {
         let disk = Disk::new();
-        let given_up = disk.join();
+        let given_up = disk.join_share();
         disk.wait_for_call();
         assert!(!given_up.leave(|| false));
         assert!(given_up.leave(|| true));
         disk.end_call(Err(Errno::EIO));
         assert_eq!(given_up.wait(), Err(Errno::EIO));
         assert!(!given_up.leave(|| true), "the turn is over");
-        // This may still be during the failed turn, with the same result.
+        // The first of these requests may come before the thread has kept the error. It gets the
+        // error in any case.
         for outcome in [Err(Errno::EIO), Ok(())] {
-            let next = disk.join();
+            let next = disk.join_share();
             disk.wait_for_call();
             disk.end_call(Ok(()));
             assert_eq!(next.wait(), outcome);
         }
-        let given_up = disk.join();
+        let given_up = disk.join_share();
         disk.wait_for_call();
         assert!(given_up.leave(|| true));
-        let other = disk.join_mount(SyncScope::Mount(1));
+        let other = disk.join(SyncScope::Mount(1));
         disk.end_call(Err(Errno::EIO));
         assert_eq!(disk.begun.recv(), Ok(SyncScope::Mount(1)));
         disk.thread.forget_errors();
         disk.end_call(Ok(()));
         assert_eq!(other.wait(), Ok(()));
-        let next = disk.join();
+        let next = disk.join_share();
         disk.wait_for_call();
         disk.end_call(Ok(()));
         assert_eq!(next.wait(), Ok(()), "the error was another guest's");
@@ -333,7 +341,7 @@ mod tests {
     fn turns_of_different_scopes_run_in_order() {
         let disk = Disk::new();
         let scopes = [SyncScope::Share, SyncScope::Mount(1), SyncScope::Mount(2)];
-        let asked = [0, 1, 2, 1, 2, 1].map(|number: usize| disk.join_mount(scopes[number]));
+        let asked = [0, 1, 2, 1, 2, 1].map(|number: usize| disk.join(scopes[number]));
         for scope in scopes {
             assert_eq!(disk.begun.recv(), Ok(scope));
             disk.end_call(Ok(()));
@@ -345,10 +353,10 @@ mod tests {
     #[test]
     fn panic_in_a_turn_leaves_no_request_waiting() {
         let disk = Disk::new();
-        let under_way = disk.join();
+        let under_way = disk.join_share();
         disk.wait_for_call();
-        let waiting = disk.join();
-        // All its calls panic from now on.
+        let waiting = disk.join_share();
+        // Every call of the disk panics from now on, because the test sends no outcome.
         let Disk { thread, end, begun, .. } = disk;
         drop(end);
         assert_eq!((under_way.wait(), waiting.wait()), (Err(Errno::EIO), Err(Errno::EIO)));
@@ -357,11 +365,11 @@ mod tests {
     }
 
     #[test]
-    fn requests_without_a_thread_are_limited() {
+    fn deferred_requests_of_a_turn_are_limited() {
         let disk = Disk::new();
-        disk.join();
+        disk.join_share();
         disk.wait_for_call();
-        let without_room = std::iter::repeat_with(|| disk.join()).position(|turn| !turn.has_room());
+        let without_room = std::iter::repeat_with(|| disk.join_share()).position(|turn| !turn.has_room());
         assert_eq!(without_room, Some(SYNC_WAITERS_MAX));
         disk.end_call(Ok(()));
     }

@@ -103,10 +103,11 @@ order to every daemon:
    can only add to the figures of pinhole.
 
 All daemons serve extended attributes (`--xattr`). Otherwise they start with their defaults: as
-root, in their own sandbox, with their own filter. Without `--xattr`, the filters of pinhole have no
-row for attributes; a test of `policy` checks the counts. The daemon `prepared` serves an image of
-the same files, which `pinhole prepare` has made. It answers the OPEN of a file with ENOSYS and then
-reads without a file handle, as for Linux.
+root, in their own sandbox, with their own filter. Without `--xattr`, the filters of pinhole permit
+no calls that read or change extended attributes. The test `queue_thread_may_make_this_many_calls`
+in `policy/src/host_calls.rs` checks the number of permitted calls with and without `--xattr`. The
+daemon `prepared` serves an image of the same files, which `pinhole prepare` has made. It answers
+the OPEN of a file with ENOSYS and then reads without a file handle, as for Linux.
 
 - **System calls allowed:** strace records the filters that the kernel got. Each filter is evaluated
   for every system call of x86-64 and for all values of its arguments. The number of recorded

@@ -57,6 +57,9 @@ const IMAGE_RATIO_MAX: f64 = 0.6;
 /// Name of the row with the system calls allowed to a queue thread.
 pub(super) const ALLOWED: &str = "system calls allowed, queue thread";
 
+/// Name of the row and of the column with the allowed system calls that need certain arguments.
+const FILTERED: &str = "of these, only with some arguments";
+
 /// Name of the row with the kernel functions reached under the load.
 pub(super) const REACHED: &str = "kernel functions reached, load";
 
@@ -72,7 +75,7 @@ impl DaemonResults {
         let functions = |of: fn(&Reached) -> &Vec<String>| self.reached.as_ref().map(|all| of(all).len());
         vec![
             (ALLOWED, Some(queue_thread.counts().0)),
-            ("of these, only with some arguments", Some(queue_thread.counts().1)),
+            (FILTERED, Some(queue_thread.counts().1)),
             ("of these, only to end the thread", Some(queue_thread.ending())),
             ("system calls allowed, any thread", Some(process.counts().0)),
             ("of these, only to end a thread", Some(process.ending())),
@@ -165,14 +168,18 @@ impl SurfaceReport {
         table
     }
 
-    /// Returns a table of the threads by kind, with counts of allowed, filtered and called system
-    /// calls.
+    /// Returns a table with a row for each kind of thread of each daemon: the number of threads, of
+    /// allowed system calls, and of system calls that the threads call under the load.
+    ///
+    /// The calls that are allowed only with some arguments have a column of their own, and the
+    /// allowed calls include them. In [`Self::json`], the list `filtered` has these calls, and the
+    /// list `allowed` does not.
     pub(super) fn threads(&self) -> Table {
         let mut table = Table::new(&[
             "daemon: thread",
             "threads",
             "allowed",
-            "filtered",
+            FILTERED,
             "only to end",
             "called under load",
         ]);
@@ -187,7 +194,8 @@ impl SurfaceReport {
         table
     }
 
-    /// Returns all results as JSON.
+    /// Returns all results as JSON. The calls of a thread are in three lists: `allowed` with any
+    /// arguments, `filtered` (allowed only with some arguments), and `called` under the load.
     pub(super) fn json(&self) -> Value {
         let daemons = self.daemons.iter().map(|seen| {
             let figures: Vec<_> = seen
@@ -226,7 +234,7 @@ impl SurfaceReport {
         })
     }
 
-    /// Returns the list of system calls that a queue thread may make. `*` marks calls that are
+    /// Returns the list of system calls that a kind of thread may make. `*` marks calls that are
     /// allowed only with some arguments.
     pub(super) fn calls_in_words(kind: &ThreadKind) -> String {
         let marked = kind.allowed.iter().map(|(name, verdict)| {
@@ -237,7 +245,8 @@ impl SurfaceReport {
     }
 }
 
-/// Returns the calls that are allowed only with some arguments, or those with any arguments.
+/// Returns the calls that are allowed only with some arguments if `filtered` is set, and otherwise
+/// those that are allowed with any arguments.
 fn calls(kind: &ThreadKind, filtered: bool) -> Vec<&str> {
     let wanted = if filtered { CallVerdict::Filtered } else { CallVerdict::Always };
     kind.allowed.iter().filter(|(_, verdict)| **verdict == wanted).map(|(name, _)| name.as_str()).collect()

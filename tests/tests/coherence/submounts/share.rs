@@ -39,7 +39,7 @@ impl Share {
         share
     }
 
-    /// Returns a path below the share.
+    /// Returns the path of `name` below the share. Without a name, returns the share itself.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join("share").join(name)
     }
@@ -92,7 +92,7 @@ impl Share {
                 Err(rustix::io::Errno::BUSY) if began.elapsed() < IDLE_LIMIT => {
                     std::thread::park_timeout(Duration::from_millis(20));
                 }
-                Err(error) => panic!("{name} is in use after {:?}: {error}", began.elapsed()),
+                Err(error) => panic!("cannot unmount {name} after {:?}: {error}", began.elapsed()),
             }
         }
     }
@@ -104,12 +104,14 @@ impl Drop for Share {
     }
 }
 
+/// Runs a program, which must succeed, with the arguments `words` and then `paths`.
 pub(crate) fn run(program: &str, words: &[&str], paths: &[&Path]) {
     let done = Command::new(program).args(words).args(paths).output();
     let done =
         done.unwrap_or_else(|error| panic!("{program}: {error}: run `apt-get install e2fsprogs mount`"));
     let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{program}: {said}; as root, with loop devices: `modprobe loop`");
+    let hint = if words.contains(&"loop") { "; without loop devices, run `modprobe loop`" } else { "" };
+    assert!(done.status.success(), "{program} {words:?}: {}{hint}", said.trim());
 }
 
 /// Test client that sends FUSE requests and caches nothing.
@@ -137,7 +139,8 @@ impl Guest {
         };
         let began = Instant::now();
         while below() > left {
-            assert!(began.elapsed() < IDLE_LIMIT, "{} are open after {:?}", below(), began.elapsed());
+            let elapsed = began.elapsed();
+            assert!(elapsed < IDLE_LIMIT, "{} descriptors are open after {elapsed:?}", below());
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
@@ -198,7 +201,7 @@ impl Guest {
     }
 
     /// Returns the names in a directory with their inode numbers, sorted, without "." and "..".
-    /// Uses READDIRPLUS if `plus` is set.
+    /// Uses READDIRPLUS if `plus` is set. Sends one request, so the directory must be small.
     pub(crate) fn list(&mut self, node: NodeId, plus: bool) -> Vec<(String, u64)> {
         let opened = self.request(node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() })).unwrap();
         let list = ReadDir { handle: decode_open(&opened).unwrap().handle, offset: 0, size: 4096 };

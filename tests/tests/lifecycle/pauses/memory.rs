@@ -8,8 +8,8 @@ use pinhole_tests::frontend::frame::opcode::{FALLOCATE, RELEASE};
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
-/// Number of attempts, because the host may be busy when a reply arrives. A daemon that waits for
-/// the requests it has taken fails in all of them.
+/// Number of attempts. One may fail because the host is busy when a reply arrives. If a daemon
+/// waits for the requests that it has taken, every attempt fails.
 const TURNS: usize = 5;
 const KEEP_SIZE: u32 = 1;
 const PUNCH_HOLE: u32 = 2;
@@ -19,14 +19,14 @@ fn fallocate((node, handle): File, len: u64, mode: u32) -> Frame {
 }
 
 #[test]
-fn change_of_memory_waits_for_no_long_reservation() {
+fn change_of_memory_does_not_wait_for_a_reservation() {
     changes_memory_while_it_reserves(&mut Scene::in_memory(&["--thread-pool-size=1"]), 0);
 }
 
 /// The thread of another queue waits for space in the pool, which is full until the reservation
 /// ends.
 #[test]
-fn change_of_memory_waits_for_no_room_in_the_pool() {
+fn change_of_memory_does_not_wait_for_pool_room() {
     let policy = tempfile::NamedTempFile::new().unwrap();
     fs::write(policy.path(), "[limits]\nqueued-requests = 3\n").unwrap();
     let policy = format!("--policy={}", policy.path().display());
@@ -37,7 +37,7 @@ fn change_of_memory_waits_for_no_room_in_the_pool() {
 fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
     let (mut lane, mut other) = (Lane::new(2), Lane::new(1));
     let synced = scene.create("synced");
-    let mut went_on = 0;
+    let mut unfinished = 0;
     for turn in 0..TURNS {
         let name = format!("file{turn}");
         let file = scene.create(&name);
@@ -50,9 +50,10 @@ fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
         other.kick(&mut scene.guest);
         std::thread::park_timeout(std::time::Duration::from_millis(20));
         scene.guest.share_memory().unwrap();
-        // Only the last step changes the length.
+        // The daemon runs a long FALLOCATE in steps, and only the last step changes the length
+        // (`ops/fallocate.rs`). So a length of 0 shows that the reservation has not ended.
         let data = fs::metadata(scene.host(&name)).unwrap();
-        went_on += usize::from(data.len() == 0);
+        unfinished += usize::from(data.len() == 0);
         for lane in [&mut lane, &mut other] {
             assert!(lane.finish(&mut scene.guest).iter().all(|errno| *errno == 0));
         }
@@ -61,7 +62,7 @@ fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
         fs::remove_file(scene.host(&name)).unwrap();
         reply_body(&mut scene.guest, Frame::new(RELEASE, file.0).u64(file.1).u32(0).u32(0).u64(0), 0);
     }
-    assert!(went_on > 0, "each change of memory waited for the reservation");
+    assert!(unfinished > 0, "each change of memory waited for the reservation");
 }
 
 /// A change of memory interrupts the punching of a hole, which then waits in the pool behind other
@@ -81,7 +82,7 @@ fn interrupted_hole_is_finished_before_its_queue_stops() {
         copies.offer(&mut scene.guest, copy(from, to, 64 << 20), 8);
     }
     holes.kick(&mut scene.guest);
-    eventually("the reservation has begun", || scene.blocks("file") < whole);
+    eventually("a part of the hole is punched", || scene.blocks("file") < whole);
     copies.kick(&mut scene.guest);
     std::thread::park_timeout(std::time::Duration::from_millis(5));
     scene.guest.share_memory().unwrap();

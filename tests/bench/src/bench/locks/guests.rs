@@ -1,6 +1,8 @@
-//! Two guests of the rows about locks, in a process of their own. Each guest has its own daemon,
-//! and both daemons share one directory. Measures the cost of a lock beside a GETATTR, and the time
-//! from an unlock in one guest to the lock in the other.
+//! Measures locks between two guests, for the rows `wire:` of `cargo xtask bench --locks`.
+//!
+//! One process acts as both guests. Each guest has its own daemon, and both daemons serve the same
+//! directory. The process measures the time of a lock and its unlock beside the time of two
+//! GETATTRs, and the time from an unlock in one guest to the lock in the other.
 //!
 //! `pinhole-bench lock-guests --socket SOCKET --socket SOCKET --file NAME` prints lines with a name
 //! and a figure in microseconds.
@@ -30,10 +32,10 @@ const PAIRS: u32 = 2000;
 /// Number of times that a lock goes from one guest to the other.
 const TURNS: u32 = 200;
 
-/// Longest wait of the other guest, in microseconds.
+/// Upper bound on the time from the lock request of the other guest to the unlock, in microseconds.
 const WAIT_US_MAX: u64 = 20_000;
 
-/// Difference of successive waits, in microseconds. It is a prime, so that the waits differ.
+/// Added to the wait in each turn, modulo [`WAIT_US_MAX`]. It is a prime, so that the waits differ.
 const WAIT_US_STEP: u64 = 7_919;
 
 /// Selects the daemons and the file.
@@ -111,7 +113,8 @@ fn micros(time: Duration) -> f64 {
 }
 
 /// Returns the times from the reply to an unlock in one guest to the reply to the lock request that
-/// waits in the other guest, in microseconds, sorted.
+/// waits in the other guest, in microseconds, sorted. A time is 0 if the reply to the lock request
+/// comes first.
 fn hand_over(holder: &mut LockGuest, waiter: &mut LockGuest) -> Result<Vec<f64>, FrontendError> {
     let (mine, yours) = (Lock::posix(WRITE, 1, 0, 99), Lock::posix(WRITE, 2, 0, 99));
     let mut times = Vec::new();
@@ -150,7 +153,7 @@ fn measure(arguments: &LockGuestsArguments) -> Result<(), FrontendError> {
     };
     let (mut first_guest, mut second_guest) =
         (LockGuest::new(first, &arguments.file)?, LockGuest::new(second, &arguments.file)?);
-    // The first requests open files that later requests find open.
+    // The daemon opens files at the first requests. These are not part of a figure.
     first_guest.lock_and_unlock()?;
     first_guest.two_get_attrs()?;
     say(format!("lock-and-unlock {}", first_guest.lock_and_unlock()?));
