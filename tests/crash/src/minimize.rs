@@ -12,6 +12,9 @@ use crate::program::Program;
 /// Number of native runs that a confirmed violation contradicts.
 const NATIVE_RUNS: usize = 3;
 
+/// Number of native crash states for each crash state of the subject.
+const NATIVE_STATES: usize = 4;
+
 /// Plays a program again, alone, with several native runs. Returns its violation, if there is one.
 ///
 /// # Errors
@@ -38,7 +41,10 @@ fn contradicted(
     let alone = std::slice::from_ref(&case.program);
     let run = host.run(subject, alone, bounds)?;
     let mut native = Vec::new();
-    for _run in 0..native_runs {
+    for seed in (bounds.seed..).take(native_runs) {
+        // More crash states than the subject's, and others: a fact that holds natively only by
+        // chance is found out.
+        let bounds = Bounds { states: bounds.states * NATIVE_STATES, seed };
         native.extend(host.run(&Subject::Native, alone, bounds)?);
     }
     let native: Vec<_> = native.iter().collect();
