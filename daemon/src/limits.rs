@@ -324,9 +324,10 @@ pub const WINDOW_WAIT_MAX: Duration = Duration::from_mins(1);
 /// thread that would reply.
 pub const WINDOW_GRACE: Duration = Duration::from_millis(200);
 
-/// Largest number of requests that wait for the front-end. Each takes about 300 bytes and one or
-/// two descriptors, which the budget of its guest counts. Linux has one such request for each task
-/// that waits for a page fault.
+/// Largest number of requests that wait for the front-end. Each takes about 300 bytes, at most 20
+/// KiB (256 ranges of a REMOVEMAPPING and a list of 1,024 buffers), and one or two descriptors,
+/// which the budget of its guest counts. Linux has one such request for each task that waits for a
+/// page fault.
 pub const WINDOW_REQUESTS_MAX: usize = 1024;
 
 /// Threads that may wait for replies on back channels that were replaced or whose connection is

@@ -5,11 +5,14 @@ use super::data_file::DataFile;
 use crate::filesystem::{Answer, MapFile, Pace, Paced};
 use crate::io_vectors::IoVectors;
 use pinhole_erofs::{BLOCK_SIZE, Extent, Inode, Kind, Place, Source as _};
-use pinhole_protocol::{Errno, Lseek, NodeId, Read, Whence};
+use pinhole_protocol::{Errno, Lseek, NodeId, Read, SetupMapping, Whence};
 use std::sync::Arc;
 
 /// [`BLOCK_SIZE`] as the length of a buffer.
 const BLOCK_LEN: usize = 4096;
+
+/// Length in bytes of the ranges in which Linux maps files (`FUSE_DAX_SZ`).
+const SLOT_LEN: u64 = 2 << 20;
 
 impl Prepared {
     pub(super) fn read(
@@ -59,7 +62,7 @@ impl Prepared {
     pub(super) fn lseek(&self, node: NodeId, lseek: Lseek) -> Answer<u64> {
         let inode = self.regular(node)?;
         let found = match lseek.whence {
-            Whence::End => return inode.size.checked_add(lseek.offset).ok_or(Errno::EOVERFLOW),
+            Whence::End => return from_end(inode.size, lseek.offset.cast_signed()),
             _ if lseek.offset >= inode.size => return Err(Errno::ENXIO),
             Whence::Data => self.image.seek_data(&inode, lseek.offset),
             Whence::Hole => self.image.seek_hole(&inode, lseek.offset),
@@ -71,7 +74,8 @@ impl Prepared {
     ///
     /// # Errors
     /// ENODEV for other kinds, EOPNOTSUPP for a file that is not contiguous: the guest reads it.
-    pub(super) fn open_to_map(&self, node: NodeId, writable: bool) -> Answer<MapFile> {
+    /// EINVAL past the last slot of the file, because what follows there belongs to other files.
+    pub(super) fn open_to_map(&self, node: NodeId, setup: SetupMapping, writable: bool) -> Answer<MapFile> {
         let inode = self.inode(node)?;
         if inode.kind != Kind::Regular {
             return Err(Errno::ENODEV);
@@ -80,6 +84,10 @@ impl Prepared {
             return Err(Errno::EROFS);
         }
         let (file, first_byte) = self.contiguous(&inode).ok_or(Errno::EOPNOTSUPP)?;
+        let slots_end = inode.size.checked_next_multiple_of(SLOT_LEN).ok_or(Errno::EINVAL)?;
+        if setup.file_offset.checked_add(setup.length).is_none_or(|end| end > slots_end) {
+            return Err(Errno::EINVAL);
+        }
         Ok(MapFile::shared(Arc::clone(&file.file), file.id, first_byte))
     }
 
@@ -113,6 +121,18 @@ impl Prepared {
                 Err(Errno::EINVAL)
             }
         }
+    }
+}
+
+/// Returns the position `offset` bytes behind the end of a file of `size` bytes.
+///
+/// # Errors
+/// EINVAL before the start of the file, EOVERFLOW past the largest position.
+fn from_end(size: u64, offset: i64) -> Answer<u64> {
+    match size.checked_add_signed(offset) {
+        Some(position) if i64::try_from(position).is_ok() => Ok(position),
+        None if offset < 0 => Err(Errno::EINVAL),
+        Some(_) | None => Err(Errno::EOVERFLOW),
     }
 }
 

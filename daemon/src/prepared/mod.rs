@@ -169,7 +169,8 @@ impl FileSystem for Prepared {
     }
 
     fn open_to_map(&self, call: Allowed<'_, protocol::SetupMapping>, writable: bool) -> Answer<MapFile> {
-        self.open_to_map(call.into_inner().node, writable)
+        let call = call.into_inner();
+        self.open_to_map(call.node, call.operation, writable)
     }
 
     /// Returns ENOSYS, after which the guest opens directories by itself

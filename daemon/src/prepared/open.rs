@@ -75,17 +75,20 @@ impl PreparedFiles {
         let path = &config.image;
         let (file, len) = open_file(path, |source| ImageError::Image { path: path.clone(), source })?;
         let unreadable = |source| ImageError::Image { path: path.clone(), source };
+        let mapped = usize::try_from(len).map_err(|_large| io::ErrorKind::FileTooLarge.into());
+        let mapping = mapped.and_then(|len| ReadOnlyMapping::new(file.file.as_fd(), len));
+        let mapping = SharedMapping::new(mapping.map_err(unreadable)?, path.clone());
+        // Before the digest is computed: bytes that change after that have another digest.
+        let changes = ImageChanges::watch(file.file.as_fd(), mapping.clone());
         if let Some(wanted) = config.digest {
             let found = digest(file.file.as_fd(), len).map_err(unreadable)?;
             if found != wanted {
                 return Err(ImageError::Digest { path: path.clone(), wanted, found });
             }
+            if let Ok(changes) = &changes {
+                changes.look();
+            }
         }
-        let mapped = usize::try_from(len).map_err(|_large| io::ErrorKind::FileTooLarge.into());
-        let mapping = mapped.and_then(|len| ReadOnlyMapping::new(file.file.as_fd(), len));
-        let mapping = SharedMapping::new(mapping.map_err(unreadable)?, path.clone());
-        // Before the first use, so that no change is missed.
-        let changes = ImageChanges::watch(file.file.as_fd(), mapping.clone());
         let format = |source| ImageError::Format { path: path.clone(), source };
         let superblock = Image::probe(&mapping).map_err(format)?;
         let paths = data_paths(config, &superblock)?;

@@ -8,6 +8,7 @@
 //! in assembly copies from it, and a signal handler ends that function after a fault.
 #![expect(unsafe_code, reason = "a mapping of a file that others may change, and a signal handler")]
 
+use crate::sys::signals::unblock_signals;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
@@ -102,7 +103,11 @@ fn catch_faults() -> io::Result<()> {
     // SAFETY: `on_bus_error` changes nothing but the context of the interrupted thread, so it may
     // run at any moment. No memory safety depends on the action before.
     let result = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The starter of this process may have blocked it. A fault would end the process then.
+    unblock_signals(&[libc::SIGBUS])
 }
 
 /// Ends a copy after a fault. Ends the process after any other SIGBUS.

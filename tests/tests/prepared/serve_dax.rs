@@ -75,6 +75,19 @@ fn other_files_and_writable_mappings_are_refused() {
     guest.entry("file").unwrap();
 }
 
+#[test]
+fn bytes_past_the_last_slot_are_not_mapped() {
+    let (_folder, mut guest, window) = with_window(Rules::mapping());
+    let file = guest.node("file");
+    window.take_messages();
+    for from in [SLOT, 1 << 40, (1 << 63) - SLOT] {
+        let message = setup_mapping(file.0, [from, SLOT, 1 << 1, 0]).message();
+        let reply = guest.frontend.raw(1, &message, OUT_HEADER_LEN).unwrap();
+        assert_eq!(reply.error().unwrap(), Some(Errno::EINVAL), "{from:#x}");
+    }
+    assert!(window.take_messages().is_empty());
+}
+
 /// QEMU maps only files that are open for writing.
 #[test]
 fn front_end_without_read_only_mappings_gets_none() {

@@ -85,6 +85,9 @@ fn data_holes_and_ends_are_read() {
         (len, Whence::Hole, Err(Errno::ENXIO)),
         (u64::MAX, Whence::Data, Err(Errno::ENXIO)),
         (5, Whence::End, Ok(len + 5)),
+        ((-5_i64).cast_unsigned(), Whence::End, Ok(len - 5)),
+        ((-1_i64).cast_unsigned() - len, Whence::End, Err(Errno::EINVAL)),
+        (i64::MAX.cast_unsigned(), Whence::End, Err(Errno::EOVERFLOW)),
     ] {
         let seek = Operation::Lseek(Lseek { handle: Handle(99), offset, whence });
         let sought = guest.ask(sparse, &seek).map(|body| decode_u64(&body).unwrap());
