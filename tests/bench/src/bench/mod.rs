@@ -70,7 +70,7 @@ pub(crate) struct BenchArguments {
     #[arg(long, requires = "prepared")]
     write: bool,
     /// Number of measurements of each contestant [default: 5 for wire and --dax, 3 for guest, cost
-    /// and --locks, 1 to 9 for the parts of --prepared]
+    /// and --locks, 1 to 5 for the parts of --prepared]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
     turns: Option<u16>,
     /// Time for each row of the part `wire` at each depth, in seconds

@@ -104,7 +104,7 @@ impl Row {
         if self == Self::BesideCold {
             time * 8
         } else if self == Self::ReadDirPlusMost {
-            time * 6
+            time * 12
         } else if matches!(self, Self::ReadDirPlus | Self::Fsync) {
             time * 3
         } else {

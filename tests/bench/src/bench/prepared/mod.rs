@@ -109,8 +109,7 @@ impl PreparedPart {
     /// Returns the default number of turns. Slow parts get fewer.
     const fn turns(self) -> u16 {
         match self {
-            Self::Wire => 9,
-            Self::Prepare => 5,
+            Self::Wire | Self::Prepare => 5,
             Self::Guest | Self::Start => 3,
             Self::Memory => 1,
         }
