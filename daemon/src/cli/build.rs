@@ -192,7 +192,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
         // No thread needs a directory of the host.
         drop(confined);
         memory::reserve(reserved_for(&options)).map_err(RunError::Memory)?;
-        let session = image_session(image, &serve.share, policy);
+        let session = image_session(image, &serve.share, policy, window.is_some());
         return serve_socket(session, window, (listener, options, signals));
     }
     let surroundings = confine::surroundings(confined, facilities)?;
@@ -263,7 +263,7 @@ fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> 
     if let Some(mut image) = image {
         signals.watch(image.take_changes())?;
         threads.check().map_err(RunError::Control)?;
-        let session = image_session(image, &mount.share, policy);
+        let session = image_session(image, &mount.share, policy, false);
         return serve_mount(session, request, (threads, thread_count, signals));
     }
     let surroundings = confine::surroundings(confined, plan.facilities)?;
@@ -384,9 +384,15 @@ fn pool_requests_max(limits: &Limits) -> usize {
     limits.queued_requests.and_then(|limit| usize::try_from(limit.get()).ok()).unwrap_or(usize::MAX)
 }
 
-/// Builds a session that serves the open image.
-fn image_session(files: PreparedFiles, share: &ShareSettings, policy: Policy) -> Session<Prepared> {
-    Session::new(Arc::new(Prepared::new(files)), Arc::default(), policy, image_options(share))
+/// Builds a session that serves the open image. `has_window`: it gets a DAX window.
+fn image_session(
+    files: PreparedFiles,
+    share: &ShareSettings,
+    policy: Policy,
+    has_window: bool,
+) -> Session<Prepared> {
+    let prepared = Arc::new(Prepared::new(files, has_window));
+    Session::new(prepared, Arc::default(), policy, image_options(share))
 }
 
 fn build_session(

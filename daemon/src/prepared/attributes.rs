@@ -45,7 +45,7 @@ impl Prepared {
             rdev: inode.rdev,
             blksize: BLOCK,
             submount: false,
-            dax: inode.kind == Kind::Regular && self.contiguous(inode).is_some(),
+            dax: self.has_window && inode.kind == Kind::Regular && self.contiguous(inode).is_some(),
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Prepared {
     /// The data files, in the order of the device table.
     data: Vec<DataFile>,
     ids: NodeIds,
+    /// Replies tell which files a DAX window can map. Without a window, nothing looks for them.
+    has_window: bool,
     /// Limits log lines about a malformed image.
     malformed: LogSource,
 }

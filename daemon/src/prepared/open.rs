@@ -112,10 +112,11 @@ impl PreparedFiles {
 }
 
 impl Prepared {
-    /// Serves open files.
-    pub fn new(files: PreparedFiles) -> Self {
+    /// Serves open files. `has_window`: the share has a DAX window, so replies tell which files it
+    /// can map.
+    pub fn new(files: PreparedFiles, has_window: bool) -> Self {
         let PreparedFiles { image, image_file, data, ids, changes: _ } = files;
-        Self { image, image_file, data, ids, malformed: LogSource::new() }
+        Self { image, image_file, data, ids, has_window, malformed: LogSource::new() }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Is each invalid or excessive request refused without leaving a lock behind?
 
 use super::scene::{NOTHING, Scene, posix, read, write};
-use pinhole_tests::frontend::Footprint;
 use pinhole_tests::frontend::client::Opened;
 use pinhole_tests::frontend::frame::opcode::{FLUSH, GETLK, OPENDIR, SETLK, SETLKW};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::locks::{Lock, TO_THE_END, UNLOCK, WRITE};
+use pinhole_tests::frontend::{Footprint, eventually};
 use pinhole_tests::linux::{EBADF, EINVAL, ENOLCK, O_RDONLY, O_RDWR, O_WRONLY};
 
 #[test]
@@ -126,5 +126,7 @@ fn flood_of_lock_owners_leaks_nothing() {
     assert_eq!(scene.on_host(), NOTHING);
     let after = Footprint::of(scene.daemons[0].serving_id()).unwrap();
     assert!(after.descriptors <= before.descriptors, "{before:?} became {after:?}");
-    assert!(after.threads <= before.threads, "{before:?} became {after:?}");
+    // A thread that was started on demand ends when it has been idle for a while.
+    let id = scene.daemons[0].serving_id();
+    eventually("no thread of the requests is left", || Footprint::of(id).unwrap().threads <= before.threads);
 }
