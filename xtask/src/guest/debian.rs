@@ -87,14 +87,22 @@ pub(super) fn build(part: Part, building: &Path, place: &Path) -> Outcome {
     }
 }
 
-/// Installs the program `name` on this host if it is missing, from the Debian package of the same
-/// name.
+/// Debian packages of programs that have another name than their package.
+const PACKAGES: [(&str, &str); 3] =
+    [("fincore", "util-linux-extra"), ("mkfs.ext4", "e2fsprogs"), ("xz", "xz-utils")];
+
+/// Returns the Debian package of a program.
+fn package_of(program: &str) -> &str {
+    PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package)
+}
+
+/// Installs the program `name` on this host if it is missing, from its Debian package.
 pub(crate) fn ensure_program(name: &str) -> Outcome {
     if Command::new(name).arg("--version").output().is_ok() {
         return Ok(());
     }
     say(format!("installing {name} with apt-get"));
-    let install = ["install", "--yes", "--no-install-recommends", name];
+    let install = ["install", "--yes", "--no-install-recommends", package_of(name)];
     let installed = run_quietly(Command::new("apt-get").arg("update")).and_then(|()| {
         run_quietly(Command::new("apt-get").args(install).env("DEBIAN_FRONTEND", "noninteractive"))
     });
@@ -145,4 +153,14 @@ fn complete_userland(building: &Path) -> Outcome {
             .map_err(Failure::io(format!("cannot create /{name} of the userland")))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_comes_from_its_package() {
+        assert_eq!(["xz", "strace", "fincore"].map(package_of), ["xz-utils", "strace", "util-linux-extra"]);
+    }
 }
