@@ -1,12 +1,12 @@
-//! The clocks of the daemon. Some threads do not read them: another thread tells them the time. A
-//! unit test can advance the monotonic clock.
+//! The clocks of the daemon. Some threads do not read them and use times that another thread has
+//! read. A unit test can advance the monotonic clock.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
 thread_local! {
-    /// Returns the time, for a thread that does not read the clock.
-    static TELLER: Cell<Option<fn() -> Time>> = const { Cell::new(None) };
+    /// Function that returns the time, if this thread does not read the clocks itself.
+    static TIME_SOURCE: Cell<Option<fn() -> Time>> = const { Cell::new(None) };
 }
 
 /// The time of both clocks.
@@ -17,15 +17,16 @@ pub(super) struct Time {
     pub(super) wall: SystemTime,
 }
 
-/// Makes `teller` tell the calling thread the time from now on. A time may be a little old.
-pub(super) fn use_here(teller: fn() -> Time) {
-    TELLER.set(Some(teller));
+/// Makes the calling thread take the time from `source` instead of the clocks. A time may be a
+/// little old.
+pub(super) fn use_here(source: fn() -> Time) {
+    TIME_SOURCE.set(Some(source));
 }
 
 /// Returns the time.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub(crate) fn now() -> Instant {
-    let now = TELLER.get().map_or_else(Instant::now, |teller| teller().monotonic);
+    let now = TIME_SOURCE.get().map_or_else(Instant::now, |source| source().monotonic);
     #[cfg(test)]
     let now = now.checked_add(tests::ADVANCED.get()).unwrap_or(now);
     now
@@ -33,7 +34,7 @@ pub(crate) fn now() -> Instant {
 
 /// Returns the time of day.
 pub(crate) fn wall() -> SystemTime {
-    TELLER.get().map_or_else(SystemTime::now, |teller| teller().wall)
+    TIME_SOURCE.get().map_or_else(SystemTime::now, |source| source().wall)
 }
 
 /// Returns the time that has passed since `moment`.
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_can_be_told_the_time() {
+    fn thread_can_take_the_time_from_a_function() {
         static TOLD: OnceLock<Instant> = OnceLock::new();
         let told = TOLD.get_or_init(|| now().checked_add(Duration::from_hours(1)).unwrap());
         let thread = std::thread::spawn(|| {

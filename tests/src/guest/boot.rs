@@ -239,7 +239,7 @@ fn qemu_command(
         .arg("-L")
         .arg(tree.join("usr/share/seabios"))
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", &guest.cpus.to_string()])
-        // With a HPET, one boot of some hundreds stopped for good when the kernel had found it.
+        // Without a HPET: one boot under TCG hung right after the kernel had found it.
         .args(["-m", &format!("{memory_mib}M"), "-machine", "q35,memory-backend=memory,hpet=off"])
         .args(["-object", &format!("memory-backend-memfd,id=memory,size={memory_mib}M,share=on")])
         .args(["-display", "none", "-no-reboot", "-nic", "none"])
