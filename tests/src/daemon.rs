@@ -3,6 +3,7 @@
 //! A daemon may be started confined, in a mount namespace where only the test's folder can be
 //! written. So a build that resolves a name wrongly cannot reach the host's files.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::AsFd;
@@ -353,6 +354,15 @@ pub fn confined_program() -> Result<PathBuf, DaemonError> {
     Err(DaemonError::Missing { path, command: "cargo build --package pinhole-tests --bins" })
 }
 
+/// Memory of the processes of a daemon, as proportional set size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All memory in KiB, without shared memory, which is that of the guest.
+    pub pss_kib: u64,
+    /// The part that is not pages of files, in KiB.
+    pub anonymous_kib: u64,
+}
+
 /// Daemon that listens. `drop` kills it.
 #[derive(Debug)]
 pub struct Serving {
@@ -385,6 +395,27 @@ impl Serving {
     /// [`Serving::id`].
     pub fn serving_id(&self) -> u32 {
         serving_id(self.child.id())
+    }
+
+    /// Returns the memory of the daemon's processes.
+    ///
+    /// # Errors
+    /// [`DaemonError::Host`], for example if the daemon has ended.
+    pub fn memory(&self) -> Result<Memory, DaemonError> {
+        let mut sum = Memory { pss_kib: 0, anonymous_kib: 0 };
+        for process in BTreeSet::from([self.id(), self.serving_id()]) {
+            let what = "cannot read the memory of the daemon";
+            let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"));
+            let rollup = rollup.map_err(DaemonError::host(what))?;
+            let field = |name: &str| {
+                let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+                let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+                number.ok_or_else(|| DaemonError::host(what)(io::ErrorKind::InvalidData.into()))
+            };
+            sum.pss_kib += field("Pss:")?.saturating_sub(field("Pss_Shmem:")?);
+            sum.anonymous_kib += field("Pss_Anon:")?;
+        }
+        Ok(sum)
     }
 
     /// Returns the standard error of the daemon up to now.

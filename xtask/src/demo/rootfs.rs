@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pinhole_tests::daemon::{Daemon, Serving, serving_id};
+use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::guest::{Guest, Parts};
 use rustix::fs::XattrFlags;
 
@@ -114,23 +114,10 @@ fn second_layer(folder: &Path, userland: &Path) -> Outcome<PathBuf> {
     Ok(layer)
 }
 
-/// Returns the memory of the two processes of the daemon, without the guest's memory.
+/// Returns a text about the memory of the daemon.
 fn memory_of(daemon: &Serving) -> Outcome<String> {
-    let (mut anonymous, mut all) = (0, 0);
-    for process in [daemon.id(), serving_id(daemon.id())] {
-        let path = format!("/proc/{process}/smaps_rollup");
-        let rollup = fs::read_to_string(&path).map_err(Failure::io(format!("cannot read {path}")))?;
-        let field = |name: &str| {
-            let line = rollup.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
-        };
-        let missing = || Failure::new(format!("no Pss in {path}"));
-        anonymous += field("Pss_Anon:").ok_or_else(missing)?;
-        // Shared memory is that of the guest.
-        let shared = field("Pss_Shmem:").ok_or_else(missing)?;
-        all += field("Pss:").ok_or_else(missing)?.saturating_sub(shared);
-    }
-    Ok(format!("memory {all} KiB, of which {anonymous} KiB are not pages of files"))
+    let memory = daemon.memory().map_err(|error| Failure::new(error.to_string()))?;
+    Ok(format!("memory {} KiB, of which {} KiB are not pages of files", memory.pss_kib, memory.anonymous_kib))
 }
 
 /// Boots the guest and runs [`SCRIPT`] in it.

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pinhole_tests::daemon::{Daemon, Serving, pinhole_program, serving_id};
+use pinhole_tests::daemon::{Daemon, pinhole_program};
 use pinhole_tests::guest::{Guest, Share};
 use rustix::fs::Advice;
 use tempfile::TempDir;
@@ -151,19 +151,6 @@ fn cached(file: &Path) -> u64 {
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
-/// Returns the memory of both processes of a daemon without the guest's, in KiB.
-fn memory_kib(daemon: &Serving) -> u64 {
-    let of = |process: u32| {
-        let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap();
-        let field = |name: &str| -> u64 {
-            let line = rollup.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.split_whitespace().next().unwrap().parse().unwrap()
-        };
-        field("Pss:") - field("Pss_Shmem:")
-    };
-    of(daemon.id()) + of(serving_id(daemon.id()))
-}
-
 #[test]
 fn guests_on_one_image_share_the_hosts_page_cache() {
     let image = ImageOfRoot::new();
@@ -181,7 +168,7 @@ fn guests_on_one_image_share_the_hosts_page_cache() {
         guest.wait_for_output("read").unwrap();
     }
     let in_cache = cached(&image.data());
-    let memory = daemons.each_ref().map(memory_kib);
+    let memory = daemons.each_ref().map(|daemon| daemon.memory().unwrap().pss_kib);
     let sums = guests.each_ref().map(|guest| String::from_utf8(guest.output()).unwrap());
     assert!(sums.iter().all(|text| *text == sums[0]), "{sums:?}");
     let expected = Command::new("md5sum").arg(image.folder.path().join("root/large")).output().unwrap();
